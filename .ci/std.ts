@@ -1,0 +1,214 @@
+/**
+ * Prepares the @std modules where JSR can't be reached, and does nothing where it can.
+ *
+ * Deno looks for `jsr:` modules in `vendor/` first (`"vendor": true` in deno.json). When that folder is empty and
+ * jsr.io doesn't answer, this lays the same code there as Deno would have, out of npm's `deno-std`: plain JavaScript,
+ * so with loose declarations of what the project calls. `vendor/` is never committed; delete it to start over.
+ *
+ * Runs before every task: `deno run --allow-all .ci/std.ts`.
+ *
+ * @module
+ */
+
+const NPM_PACKAGE = "deno-std@1.4.0";
+
+interface Package {
+  version: string;
+  exports: Record<string, [file: string, types: string]>;
+}
+
+/** What a user of the three packages imports from them: the export, the file behind it, and its declarations. */
+const PACKAGES: Record<"http" | "path" | "assert", Package> = {
+  http: {
+    version: "1.1.3",
+    exports: {
+      "./file-server": [
+        "http/file_server",
+        `export interface ServeDirOptions {
+           fsRoot?: string; urlRoot?: string; showDirListing?: boolean; showDotfiles?: boolean; showIndex?: boolean;
+           enableCors?: boolean; quiet?: boolean; etagAlgorithm?: AlgorithmIdentifier; headers?: string[];
+         }
+         export function serveDir(request: Request, options?: ServeDirOptions): Promise<Response>;`,
+      ],
+      "./etag": [
+        "http/etag",
+        `export function eTag(entity: string | Uint8Array, options?: { weak?: boolean }): Promise<string>;
+         export function ifNoneMatch(value: string | null, etag: string | undefined): boolean;`,
+      ],
+      "./status": [
+        "http/status",
+        `export type StatusCode = number;
+         export const STATUS_TEXT: Record<StatusCode, string>;`,
+      ],
+      "./negotiation": [
+        "http/negotiation",
+        `export function acceptsEncodings(request: { headers: Headers }, ...encodings: string[]): string | undefined;`,
+      ],
+      "./server-sent-event-stream": [
+        "http/server_sent_event_stream",
+        `export interface ServerSentEventMessage {
+           comment?: string; event?: string; data?: string; id?: string | number; retry?: number;
+         }
+         export class ServerSentEventStream extends TransformStream<ServerSentEventMessage, Uint8Array<ArrayBuffer>> {}`,
+      ],
+    },
+  },
+  path: {
+    version: "1.1.6",
+    exports: {
+      ".": [
+        "path/mod",
+        `export const SEPARATOR: string;
+         export function basename(path: string | URL, suffix?: string): string;
+         export function dirname(path: string | URL): string;
+         export function extname(path: string | URL): string;
+         export function fromFileUrl(url: string | URL): string;
+         export function join(path?: string | URL, ...paths: string[]): string;
+         export function relative(from: string, to: string): string;
+         export function resolve(...paths: string[]): string;
+         export function toFileUrl(path: string): URL;`,
+      ],
+      "./posix": [
+        "path/posix/mod",
+        `export function basename(path: string | URL, suffix?: string): string;
+         export function dirname(path: string | URL): string;
+         export function extname(path: string | URL): string;
+         export function join(path?: string | URL, ...paths: string[]): string;
+         export function normalize(path: string | URL): string;`,
+      ],
+    },
+  },
+  assert: {
+    version: "1.0.19",
+    exports: {
+      ".": [
+        "assert/mod",
+        `export class AssertionError extends Error {}
+         export function assert(expression: unknown, message?: string): asserts expression;
+         export function assertEquals<T>(actual: T, expected: T, message?: string): void;
+         export function assertNotEquals<T>(actual: T, expected: T, message?: string): void;
+         export function assertMatch(actual: string, expected: RegExp, message?: string): void;
+         export function assertNotMatch(actual: string, expected: RegExp, message?: string): void;
+         export function assertStringIncludes(actual: string, expected: string, message?: string): void;
+         export function assertThrows<E extends Error>(
+           fn: () => unknown, ErrorClass?: abstract new (...args: never[]) => E, messageIncludes?: string,
+         ): E;
+         export function assertRejects<E extends Error>(
+           fn: () => PromiseLike<unknown>, ErrorClass?: abstract new (...args: never[]) => E, messageIncludes?: string,
+         ): Promise<E>;
+         export function fail(message?: string): never;`,
+      ],
+    },
+  },
+};
+
+/** The small modules that `http/file_server.js` imports and the npm package leaves out. */
+const MISSING: Record<string, string> = {
+  "http/unstable_header.js": `export const HEADER = {
+    AcceptRanges: "Accept-Ranges", AccessControlAllowHeaders: "Access-Control-Allow-Headers",
+    AccessControlAllowOrigin: "Access-Control-Allow-Origin", ContentLength: "Content-Length",
+    ContentRange: "Content-Range", ContentType: "Content-Type", ETag: "ETag",
+    IfModifiedSince: "If-Modified-Since", IfNoneMatch: "If-None-Match", LastModified: "Last-Modified", Range: "Range",
+  };`,
+  "http/unstable_method.js": `export const METHOD = { Get: "GET", Head: "HEAD" };`,
+  "http/deno.json": `{ "version": "${PACKAGES.http.version}" }`,
+  "html/unstable_html.js":
+    `export const html = (strings, ...values) => String.raw({ raw: strings }, ...values.map((value) => value ?? ""));`,
+  "fs/exists.js": `export const exists = (path) => Deno.stat(path).then(() => true, () => false);`,
+  "media-types/content_type.js": `export * from "../media_types/content_type.js";`,
+  "net/network_address.js": `export const getNetworkAddress = () => undefined;`,
+};
+
+/** Deno keeps a file whose name has over 30 characters under a hash of the name; shorter names stay themselves. */
+const LONG_NAME = "unstable_get_network_address.js";
+const SHORT_NAME = "network_address.js";
+
+const vendor = new URL("../vendor/jsr.io/@std/", import.meta.url);
+
+async function isVendored(): Promise<boolean> {
+  for (const name of Object.keys(PACKAGES)) {
+    try {
+      await Deno.stat(new URL(`${name}/meta.json`, vendor));
+    } catch {
+      return false;
+    }
+  }
+  return true;
+}
+
+async function reachesJsr(): Promise<boolean> {
+  try {
+    const signal = AbortSignal.timeout(10_000);
+    const response = await fetch("https://jsr.io/@std/http/meta.json", { signal, method: "HEAD" });
+    return response.ok;
+  } catch {
+    return false;
+  }
+}
+
+/** Lets Deno itself bring the npm package, and returns the folder it lies in. */
+async function installFromNpm(folder: string): Promise<string> {
+  await Deno.writeTextFile(`${folder}/deno.json`, `{ "nodeModulesDir": "auto" }`);
+  const args = ["install", "--quiet", `npm:${NPM_PACKAGE}`];
+  const { success, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: folder }).output();
+  if (!success) {
+    throw new Error(`neither jsr.io nor npm's ${NPM_PACKAGE} can be had: ${new TextDecoder().decode(stderr).trim()}`);
+  }
+  return `${folder}/node_modules/deno-std`;
+}
+
+/** The modules that `entry` needs, itself included, each with its text; keys are paths below `source`. */
+async function collect(source: string, entry: string, files = new Map<string, string>()): Promise<Map<string, string>> {
+  if (files.has(entry)) return files;
+  const text = MISSING[entry] ?? await Deno.readTextFile(`${source}/${entry}`);
+  files.set(entry, text.replaceAll(LONG_NAME, SHORT_NAME));
+  for (const [, specifier] of files.get(entry)!.matchAll(/^(?:import|export|\}).*?"(\.\.?\/[^"]+)"/gm)) {
+    const path = new URL(specifier!, `file:///${entry}`).pathname.slice(1);
+    await collect(source, path, files);
+  }
+  return files;
+}
+
+/** Writes one package the way Deno does: the package's versions, the version's files and exports, the files. */
+async function vendorPackage(source: string, name: string, { version, exports }: Package): Promise<void> {
+  const files = new Map<string, string>();
+  for (const [file, types] of Object.values(exports)) {
+    await collect(source, `${file}.js`, files);
+    files.set(
+      `${file}.js`,
+      `// @ts-self-types="./${file.split("/").at(-1)}.d.ts"\n${files.get(`${file}.js`)!.replace(/^#!.*\n/, "")}`,
+    );
+    files.set(`${file}.d.ts`, types);
+  }
+  const manifest: Record<string, { size: number; checksum: string }> = {};
+  for (const [path, text] of files) {
+    const bytes = new TextEncoder().encode(text);
+    const checksum = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
+    manifest[`/${path}`] = { size: bytes.length, checksum: `sha256-${checksum}` };
+    const target = new URL(`${name}/${version}/${path}`, vendor);
+    await Deno.mkdir(new URL(".", target), { recursive: true });
+    await Deno.writeFile(target, bytes);
+  }
+  const entries = Object.entries(exports).map(([key, [file]]) => [key, `./${file}.js`]);
+  const about = { manifest, exports: Object.fromEntries(entries) };
+  await Deno.writeTextFile(new URL(`${name}/${version}_meta.json`, vendor), JSON.stringify(about));
+  // Last, for it is what says that the package is there.
+  await Deno.writeTextFile(
+    new URL(`${name}/meta.json`, vendor),
+    JSON.stringify({ scope: "std", name, latest: version, versions: { [version]: {} } }),
+  );
+}
+
+if (!await isVendored() && !await reachesJsr()) {
+  const folder = await Deno.makeTempDir();
+  try {
+    const source = await installFromNpm(folder);
+    for (const [name, about] of Object.entries(PACKAGES)) await vendorPackage(source, name, about);
+    console.error(`jsr.io can't be reached: the @std modules in vendor/ are those of npm's ${NPM_PACKAGE}.`);
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error);
+    Deno.exitCode = 1;
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
