@@ -1,0 +1,1774 @@
+/** Covers every row of what http-server promises; run it with `deno task test`. */
+
+import { assert, assertEquals, assertMatch, assertStringIncludes, fail } from "@std/assert";
+import { dirname, fromFileUrl, join } from "@std/path";
+import process from "node:process";
+import http2 from "node:http2";
+import {
+  createHandler,
+  evaluatePreconditions,
+  type Handler,
+  helpText,
+  isHidden,
+  main,
+  type Options,
+  parseRange,
+  resolvePath,
+  VERSION,
+} from "./server.ts";
+
+// Fixtures ----------------------------------------------------------------------------------------------------------
+
+/** A file's text or bytes, `{ link }` for a symbolic link, or null for an empty folder. */
+type Tree = Record<string, string | Uint8Array | { link: string } | null>;
+
+interface Site extends AsyncDisposable {
+  root: string;
+}
+
+/** Lays a tree in a new folder that anyone may enter. */
+async function lay(tree: Tree): Promise<Site> {
+  // The real path, because some systems reach their temporary folder through a link.
+  const root = await Deno.realPath(await Deno.makeTempDir({ prefix: "http-server-test-" }));
+  await chmod(root, 0o755);
+  for (const [name, content] of Object.entries(tree)) {
+    const file = join(root, name);
+    await Deno.mkdir(content === null ? file : dirname(file), { recursive: true });
+    if (typeof content === "string") await Deno.writeTextFile(file, content);
+    else if (content instanceof Uint8Array) await Deno.writeFile(file, content);
+    else if (content !== null) await Deno.symlink(content.link, file);
+  }
+  return { root, [Symbol.asyncDispose]: () => Deno.remove(root, { recursive: true }) };
+}
+
+async function chmod(file: string, mode: number): Promise<void> {
+  if (!isWindows) await Deno.chmod(file, mode);
+}
+
+const isWindows = Deno.build.os === "windows";
+const isLinux = Deno.build.os === "linux";
+
+/** Runs a function with the rights of a user that has none, for root may read everything. */
+async function withoutRights<T>(fn: () => Promise<T>): Promise<T> {
+  if (Deno.uid() !== 0) return await fn();
+  process.seteuid!(65534);
+  try {
+    return await fn();
+  } finally {
+    process.seteuid!(0);
+  }
+}
+
+interface Answer {
+  status: number;
+  headers: Headers;
+  text: string;
+}
+
+/** Asks a handler; the path goes through the URL parser, which tidies it: hostile ones take {@linkcode RawClient}. */
+async function ask(handler: Handler, path: string, init: RequestInit = {}): Promise<Answer> {
+  const response = await handler(new Request(`http://localhost${path}`, init));
+  return { status: response.status, headers: response.headers, text: await response.text() };
+}
+
+function get(handler: Handler, path: string, headers?: Record<string, string>): Promise<Answer> {
+  return ask(handler, path, { headers });
+}
+
+/** A server in this process on any free port. */
+function start(options: Partial<Options>, tls: { cert?: string; key?: string } = {}) {
+  const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {}, ...tls }, createHandler(options));
+  const { port } = server.addr as Deno.NetAddr;
+  return { port, server, [Symbol.asyncDispose]: () => server.shutdown() };
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** A client that sends bytes as they are and reads one answer after the other from the same connection. */
+class RawClient implements Disposable {
+  #connection: Deno.Conn;
+  #buffer = new Uint8Array();
+
+  private constructor(connection: Deno.Conn) {
+    this.#connection = connection;
+  }
+
+  static async connect(port: number): Promise<RawClient> {
+    return new RawClient(await Deno.connect({ hostname: "127.0.0.1", port }));
+  }
+
+  async send(text: string | Uint8Array): Promise<void> {
+    const bytes = typeof text === "string" ? encoder.encode(text) : text;
+    for (let sent = 0; sent < bytes.length;) sent += await this.#connection.write(bytes.subarray(sent));
+  }
+
+  /** Returns the next answer, or undefined where the server closed the connection instead. */
+  async receive(method = "GET"): Promise<Answer | undefined> {
+    let end;
+    while ((end = indexOf(this.#buffer, "\r\n\r\n")) < 0) if (!await this.#read()) return undefined;
+    const [statusLine, ...fields] = decoder.decode(this.#buffer.subarray(0, end)).split("\r\n");
+    this.#buffer = this.#buffer.subarray(end + 4);
+    const status = Number(/ (\d{3}) /.exec(statusLine!)?.[1]);
+    const headers = new Headers();
+    for (const field of fields) headers.append(field.slice(0, field.indexOf(":")), field.slice(field.indexOf(":") + 1));
+    const hasBody = method !== "HEAD" && status !== 204 && status !== 304;
+    // What the runtime refuses by itself comes without a length, and ends the connection.
+    const length = hasBody
+      ? Number(headers.get("content-length") ?? (status === 400 ? 0 : fail("no Content-Length")))
+      : 0;
+    while (this.#buffer.length < length) if (!await this.#read()) return undefined;
+    const text = decoder.decode(this.#buffer.subarray(0, length));
+    this.#buffer = this.#buffer.subarray(length);
+    return { status, headers, text };
+  }
+
+  async #read(): Promise<boolean> {
+    const chunk = new Uint8Array(65536);
+    const length = await this.#connection.read(chunk).catch(() => null);
+    if (length === null) return false;
+    const joined = new Uint8Array(this.#buffer.length + length);
+    joined.set(this.#buffer);
+    joined.set(chunk.subarray(0, length), this.#buffer.length);
+    this.#buffer = joined;
+    return true;
+  }
+
+  [Symbol.dispose](): void {
+    this.#connection.close();
+  }
+}
+
+function indexOf(bytes: Uint8Array, text: string): number {
+  return new TextDecoder("latin1").decode(bytes).indexOf(text);
+}
+
+/** Sends one request over a connection of its own. */
+async function rawGet(port: number, target: string, fields = "Host: localhost\r\n", method = "GET"): Promise<Answer> {
+  using client = await RawClient.connect(port);
+  await client.send(`${method} ${target} HTTP/1.1\r\n${fields}Connection: close\r\n\r\n`);
+  return await client.receive(method) ?? fail(`no answer to ${target}`);
+}
+
+/** How many files of a folder this process has open. */
+function openFiles(root: string): number {
+  let count = 0;
+  for (const { name } of Deno.readDirSync("/proc/self/fd")) {
+    try {
+      if (Deno.readLinkSync(`/proc/self/fd/${name}`).startsWith(root)) count++;
+    } catch {
+      // Closed since the folder was read.
+    }
+  }
+  return count;
+}
+
+// 1. Path -----------------------------------------------------------------------------------------------------------
+
+Deno.test("resolvePath() decodes once, resolves dots, and refuses what no path can be", () => {
+  const cases: [string, string | undefined][] = [
+    ["", "/"],
+    ["/", "/"],
+    ["/a", "/a"],
+    ["/a/", "/a/"],
+    ["/%41", "/A"],
+    ["/%2541", "/%41"],
+    ["/a%20b%23%3F%25", "/a b#?%"],
+    ["/%C3%A9", "/é"],
+    ["/é", "/é"],
+    ["//a", "/a"],
+    ["//evil.com/..", "/"],
+    ["/a//b///c", "/a/b/c"],
+    ["/./a/.", "/a"],
+    ["/a/..", "/"],
+    ["/..", "/"],
+    ["/../../etc/passwd", "/etc/passwd"],
+    ["/%2e%2e/%2E./etc", "/etc"],
+    ["/..%2f..%2fetc", "/etc"],
+    ["/a/%2e%2e%2f%2e%2e%2fb", "/b"],
+    ["/%252e%252e/b", "/%2e%2e/b"],
+    ["/...", "/..."],
+    ["/%", undefined],
+    ["/%z", undefined],
+    ["/%zz", undefined],
+    ["/%ff", undefined],
+    ["/%c0%ae", undefined],
+    ["/%00", undefined],
+    ["/a%00.html", undefined],
+    ["/%5C", undefined],
+    ["/..%5c..%5cetc", undefined],
+    ["/a\\b", undefined],
+  ];
+  for (const [raw, path] of cases) assertEquals(resolvePath(raw), path, raw);
+});
+
+Deno.test("isHidden() finds dotfiles anywhere in a path, apart from /.well-known", () => {
+  for (
+    const path of [
+      "/.env",
+      "/a/.git/config",
+      "/.git/",
+      "/...",
+      "/.well-known/.env",
+      "/a/.well-known/x",
+      "/.well-knownx",
+    ]
+  ) {
+    assert(isHidden(path), path);
+  }
+  for (const path of ["/", "/a.b", "/a./b", "/.well-known", "/.well-known/", "/.well-known/acme/x"]) {
+    assert(!isHidden(path), path);
+  }
+});
+
+Deno.test("handler() answers folders with index.html, listing, or 404", async () => {
+  await using site = await lay({
+    "index.html": "root",
+    "linked/real.html": "linked index",
+    "linked/index.html": { link: "real.html" },
+    "bare/a.txt": "a",
+    "odd/index.html/x": "an index that is a folder",
+    "leak/index.html": { link: "/etc/passwd" },
+  });
+  const handler = createHandler({ root: site.root });
+  assertEquals((await get(handler, "/")).text, "root");
+  assertEquals((await get(handler, "/linked/")).text, "linked index");
+  for (const folder of ["/bare/", "/odd/", "/leak/"]) {
+    const { status, headers, text } = await get(handler, folder);
+    assertEquals([status, headers.get("content-type")], [200, "text/html; charset=UTF-8"], folder);
+    assertStringIncludes(text, `Index of`);
+    assertEquals(headers.get("accept-ranges"), null);
+  }
+  assertStringIncludes((await get(handler, "/bare/")).text, `href="./a.txt"`);
+
+  const unlisted = createHandler({ root: site.root, listing: false });
+  assertEquals((await get(unlisted, "/bare/")).status, 404);
+  assertEquals((await get(unlisted, "/")).status, 200);
+});
+
+Deno.test("handler() redirects to the URL that a file or folder has, without a host", async () => {
+  await using site = await lay({
+    "sub/index.html": "sub",
+    "a.txt": "a",
+    "odd é?#%/a.txt": "odd",
+    "evil.com/a.txt": "a",
+  });
+  const handler = createHandler({ root: site.root });
+  const cases: [string, string][] = [
+    ["/sub", "/sub/"],
+    ["/sub?q=1&r=%20/", "/sub/?q=1&r=%20/"],
+    ["/a.txt/", "/a.txt"],
+    ["/a.txt/?q", "/a.txt?q"],
+    ["/odd%20%C3%A9%3F%23%25", "/odd%20%C3%A9%3F%23%25/"],
+  ];
+  for (const [path, location] of cases) {
+    const { status, headers, text } = await get(handler, path);
+    assertEquals([status, headers.get("location"), text], [301, location, ""], path);
+  }
+  await using server = start({ root: site.root });
+  for (
+    const target of ["//evil.com", "//evil.com/a.txt/..", "///evil.com", "/./evil.com", "http://evil.com/evil.com"]
+  ) {
+    const { status, headers } = await rawGet(server.port, target, "Host: evil.com\r\n");
+    if (target.endsWith("..")) assertEquals(status, 301, target);
+    assertEquals([status, headers.get("location")], [301, "/evil.com/"], target);
+  }
+  const { headers } = await rawGet(server.port, "/sub?é\u{80}");
+  assertEquals(headers.get("location"), "/sub/?%C3%A9%C2%80");
+});
+
+Deno.test("handler() answers a clean URL with the page, and the page's own URL as well", async () => {
+  await using site = await lay({ "about.html": "about", "both.html": "page", "both/index.html": "folder" });
+  const handler = createHandler({ root: site.root });
+  for (const path of ["/about", "/about.html"]) {
+    const { status, text, headers } = await get(handler, path);
+    assertEquals([status, text, headers.get("content-type")], [200, "about", "text/html; charset=UTF-8"], path);
+  }
+  assertEquals((await get(handler, "/both/")).text, "folder");
+  assertEquals((await get(handler, "/both")).status, 301);
+  assertEquals((await get(handler, "/about/")).status, 404);
+});
+
+/** Names that need care in a URL, in HTML, or in both; those that Windows can't store are left out there. */
+const ODD_NAMES = [
+  "a b.txt",
+  "a#b.txt",
+  "a%b.txt",
+  "%41.txt",
+  "%2e%2e",
+  "a+b.txt",
+  "a&b;c=d.txt",
+  "it's.txt",
+  "é-nfc.txt".normalize("NFC"),
+  "é-nfd.txt".normalize("NFD"),
+  "emoji 😀.txt",
+  "~tilde!$(),@[]{}^`.txt",
+  "javascript.txt",
+  ...isWindows
+    ? []
+    : ['"quoted".txt', "<script>alert(1)<-script>.txt", "a?b.txt", "a:b.txt", "javascript:alert(1)", " ", "new\nline"],
+];
+
+Deno.test("handler() serves odd names, and its listing links to each", async () => {
+  await using site = await lay(Object.fromEntries(ODD_NAMES.map((name) => [`sub/${name}`, name])));
+  const handler = createHandler({ root: site.root });
+  for (const name of ODD_NAMES) {
+    const { status, text } = await get(handler, `/sub/${encodeURIComponent(name)}`);
+    assertEquals([status, text], [200, name]);
+  }
+  const listing = (await get(handler, "/sub/")).text;
+  assert(!listing.includes("<script>"), "a name became markup");
+  const links = [...listing.matchAll(/<td>\s*<a href="([^"]*)"/g)].map(([, href]) => href!.replaceAll("&#39;", "'"));
+  const opened = [];
+  for (const link of links.filter((link) => link !== "..")) {
+    const { pathname } = new URL(link, "http://localhost/sub/");
+    opened.push((await get(handler, pathname)).text);
+  }
+  assertEquals(opened.sort(), [...ODD_NAMES].sort());
+});
+
+Deno.test("handler() answers 400 to malformed targets and hosts, never what lies elsewhere", async (t) => {
+  await using site = await lay({ "x": "x", "path/x": "path", "index.html": "root" });
+  await using server = start({ root: site.root });
+  for (
+    const target of ["/%", "/%zz", "/%ff", "/%00", "/x%00.html", "/%5C", "/..%5C..%5Cx", "/a\\x", "/%c0%ae%c0%ae/"]
+  ) {
+    await t.step(target, async () => assertEquals((await rawGet(server.port, target)).status, 400));
+  }
+  for (const host of ["bad host", "a, b", "h/path", "u@h", "h?q", "h#f", "a\\b", "h:x", "[::1", "h\u{e9}", "<h>"]) {
+    await t.step(`Host: ${host}`, async () => {
+      const { status, text } = await rawGet(server.port, "/x", `Host: ${host}\r\n`);
+      assertEquals([status, text], [400, "400 Bad Request\n"]);
+    });
+  }
+  for (const host of ["h", "h:80", "h:", "[::1]:80", "127.0.0.1:8080", "a_b.example", "xn--e1afmkfd.example", ""]) {
+    await t.step(`Host: ${host}`, async () => {
+      assertEquals((await rawGet(server.port, "/x", `Host: ${host}\r\n`)).text, "x");
+    });
+  }
+  await t.step("without a Host, as HTTP/1.0 has none", async () => {
+    assertEquals((await rawGet(server.port, "/x", "")).text, "x");
+  });
+  await t.step("absolute-form", async () => {
+    assertEquals((await rawGet(server.port, "http://x/path/x")).text, "path");
+    assertEquals((await rawGet(server.port, "http://x")).text, "root");
+  });
+});
+
+Deno.test("handler() stays inside the root, however the path is spelled", async (t) => {
+  await using outside = await lay({
+    "www/a.txt": "inside",
+    "secret.txt": "SECRET",
+    "www-private/secret.txt": "SECRET",
+  });
+  await using server = start({ root: join(outside.root, "www") });
+  const spellings = [
+    "/../secret.txt",
+    "/%2e%2e/secret.txt",
+    "/.%2E/secret.txt",
+    "/..%2fsecret.txt",
+    "/%2e%2e%2fsecret.txt",
+    "/a.txt/../../secret.txt",
+    "/x/..//../secret.txt",
+    "//../secret.txt",
+    "/../www-private/secret.txt",
+    "/..%2fwww-private%2fsecret.txt",
+    "http://x/../secret.txt",
+    "/....//secret.txt",
+    "/..;/secret.txt",
+    "/%252e%252e/secret.txt",
+    "/file:///etc/passwd",
+    outside.root + "/secret.txt",
+  ];
+  for (const target of spellings) {
+    await t.step(target, async () => {
+      const { status, text } = await rawGet(server.port, target);
+      assertEquals([status, text], [404, "404 Not Found\n"]);
+    });
+  }
+  for (
+    const target of [
+      "/../a.txt",
+      "/x/../a.txt",
+      "/%2e%2e/a.txt",
+      "/x%2f..%2fa.txt",
+      "//a.txt",
+      "/./a.txt",
+      "/x/..//a.txt",
+    ]
+  ) {
+    await t.step(target, async () => assertEquals((await rawGet(server.port, target)).text, "inside"));
+  }
+});
+
+Deno.test("handler() hides dotfiles, and does not tell whether they exist", async () => {
+  await using site = await lay({
+    ".env": "SECRET",
+    ".git/config": "SECRET",
+    ".git/404.html": "SECRET",
+    "sub/.hidden/a.txt": "SECRET",
+    ".env.html": "SECRET",
+    ".well-known/acme/token": "token",
+    ".well-known/.env": "SECRET",
+    "404.html": "not found",
+  });
+  for (const options of [{}, { spa: true }]) {
+    const handler = createHandler({ root: site.root, ...options });
+    for (
+      const path of [
+        "/.env",
+        "/.git",
+        "/.git/",
+        "/.git/config",
+        "/.git/nothing",
+        "/sub/.hidden/a.txt",
+        "/.well-known/.env",
+        "/.nothing",
+      ]
+    ) {
+      const { status, text } = await get(handler, path);
+      assertEquals([status, text], [404, "not found"], path);
+    }
+    assertEquals((await get(handler, "/.well-known/acme/token")).text, "token");
+    assertStringIncludes((await get(handler, "/.well-known/acme/")).text, "./token");
+    assert(!/\.env|\.git/.test((await get(handler, "/")).text), "the listing shows dotfiles");
+  }
+  const open = createHandler({ root: site.root, dotfiles: true });
+  assertEquals((await get(open, "/.env")).text, "SECRET");
+  assertEquals((await get(open, "/.git/config")).text, "SECRET");
+  assertStringIncludes((await get(open, "/")).text, "./.git/");
+});
+
+Deno.test("handler() answers 404 to paths that no disk can have", async () => {
+  await using site = await lay({ "file.txt": "x" });
+  await using server = start({ root: site.root });
+  const paths = [
+    "/file.txt/x",
+    "/nothing",
+    "/nothing/",
+    `/${"n".repeat(300)}`,
+    `/${"n".repeat(60_000)}`,
+    "/a".repeat(30_000),
+  ];
+  for (const path of paths) {
+    const { status, text } = await rawGet(server.port, path);
+    assertEquals([status, text], [404, "404 Not Found\n"], path.slice(0, 40));
+  }
+});
+
+Deno.test({
+  name: "handler() never opens a FIFO, a socket or a device",
+  ignore: isWindows,
+  async fn() {
+    await using site = await lay({ "sub/a.txt": "a" });
+    const { success } = await new Deno.Command("mkfifo", {
+      args: [join(site.root, "fifo"), join(site.root, "sub/index.html")],
+    }).output();
+    assert(success, "mkfifo failed");
+    using _socket = Deno.listen({ transport: "unix", path: join(site.root, "socket") });
+    await Deno.symlink("/dev/zero", join(site.root, "device"));
+    const handler = createHandler({ root: site.root, symlinks: true });
+    for (const path of ["/fifo", "/socket", "/device", "/fifo/"]) {
+      for (const method of ["GET", "HEAD"]) assertEquals((await ask(handler, path, { method })).status, 404, path);
+    }
+    assertEquals((await get(handler, "/sub/")).status, 200, "an index that is a FIFO is none");
+    assertEquals((await get(handler, "/")).status, 200, "a listing reads none of them");
+  },
+});
+
+Deno.test({
+  name: "handler() answers 403 to what the server may not read",
+  ignore: isWindows,
+  async fn() {
+    await using site = await lay({
+      "file.txt": "x",
+      "folder/a.txt": "x",
+      "noindex/index.html": "x",
+      "enterable/a.txt": "a",
+      "open.txt": "open",
+    });
+    for (const name of ["file.txt", "folder", "noindex/index.html"]) await chmod(join(site.root, name), 0);
+    await chmod(join(site.root, "enterable"), 0o111);
+    const handler = createHandler({ root: site.root });
+    await withoutRights(async () => {
+      for (const path of ["/file.txt", "/folder/", "/folder/a.txt", "/folder/nothing", "/noindex/", "/enterable/"]) {
+        for (const method of ["GET", "HEAD"]) {
+          const { status, text } = await ask(handler, path, { method });
+          assertEquals([status, text], [403, "403 Forbidden\n"], `${method} ${path}`);
+        }
+        assertEquals((await get(handler, path, { "if-none-match": "*" })).status, 403, path);
+      }
+      assertEquals((await get(handler, "/enterable/a.txt")).text, "a");
+      assertEquals((await get(handler, "/open.txt")).text, "open");
+      assertEquals((await get(handler, "/")).status, 200);
+    });
+  },
+});
+
+Deno.test("handler() follows links inside the root, and out of it only when asked to", async () => {
+  await using outside = await lay({
+    "secret.txt": "SECRET",
+    "folder/secret.txt": "SECRET",
+    "www-private/secret.txt": "SECRET",
+  });
+  await using site = await lay({
+    "a.txt": "a",
+    "sub/b.txt": "b",
+    "inner": { link: "a.txt" },
+    "innerfolder": { link: "sub" },
+    "leak.txt": { link: join(outside.root, "secret.txt") },
+    "leakfolder": { link: join(outside.root, "folder") },
+    "relative": { link: "../secret.txt" },
+    "sub/deep": { link: join(outside.root, "folder") },
+    "indirect": { link: "leak.txt" },
+    "back": { link: "." },
+    "dangling": { link: "nothing" },
+    "loop": { link: "loop" },
+    "page.html": { link: join(outside.root, "secret.txt") },
+    "404.html": { link: join(outside.root, "secret.txt") },
+  });
+  const leaks = [
+    "/leak.txt",
+    "/leakfolder/",
+    "/leakfolder/secret.txt",
+    "/sub/deep/secret.txt",
+    "/innerfolder/deep/secret.txt",
+    "/indirect",
+  ];
+  const handler = createHandler({ root: site.root });
+  for (
+    const path of [
+      ...leaks,
+      "/leakfolder",
+      "/relative",
+      "/dangling",
+      "/loop",
+      "/loop/x",
+      "/page",
+      "/page.html",
+      "/nothing",
+    ]
+  ) {
+    const { status, text } = await get(handler, path);
+    assertEquals([status, text], [404, "404 Not Found\n"], path);
+  }
+  assertEquals((await get(handler, "/inner")).text, "a");
+  assertEquals((await get(handler, "/innerfolder/b.txt")).text, "b");
+  assertEquals((await get(handler, "/back/back/a.txt")).text, "a");
+
+  const following = createHandler({ root: site.root, symlinks: true });
+  for (const path of leaks.filter((path) => !path.endsWith("/"))) {
+    assertEquals((await get(following, path)).text, "SECRET", path);
+  }
+  for (const path of ["/dangling", "/loop", "/loop/x"]) assertEquals((await get(following, path)).status, 404, path);
+});
+
+Deno.test("handler() serves a root that is itself a link, and not its neighbour of the same beginning", async () => {
+  await using site = await lay({ "www/a.txt": "a", "www-private/secret.txt": "SECRET", "link": { link: "www" } });
+  await Deno.symlink("../www-private/secret.txt", join(site.root, "www/leak"));
+  const handler = createHandler({ root: join(site.root, "link") });
+  assertEquals((await get(handler, "/a.txt")).text, "a");
+  assertEquals((await get(handler, "/leak")).status, 404);
+  assertEquals((await get(createHandler({ root: "/" }), join(site.root, "www/a.txt"))).text, "a");
+});
+
+// 2. Method ---------------------------------------------------------------------------------------------------------
+
+Deno.test("handler() answers HEAD like GET, without the body", async () => {
+  await using site = await lay({
+    "index.html": "index",
+    "a.bin": new Uint8Array(5000).fill(0xff),
+    "empty": "",
+    "sub/a": "a",
+    "404.html": "nothing here",
+  });
+  await using server = start({ root: site.root });
+  const { headers } = await rawGet(server.port, "/a.bin");
+  const conditions = [
+    "",
+    `If-None-Match: ${headers.get("etag")}\r\n`,
+    "If-Match: x\r\n",
+    `If-Modified-Since: ${headers.get("last-modified")}\r\n`,
+  ];
+  for (const path of ["/", "/a.bin", "/empty", "/sub/", "/sub", "/a.bin/", "/nothing", "/%zz"]) {
+    for (const condition of conditions) {
+      const fields = `Host: localhost\r\n${condition}`;
+      const [get, head] = [await rawGet(server.port, path, fields), await rawGet(server.port, path, fields, "HEAD")];
+      const name = `${path} ${condition}`;
+      assertEquals(head.status, get.status, name);
+      assertEquals(withoutDate(head.headers), withoutDate(get.headers), name);
+      assertEquals(head.text, "", name);
+    }
+  }
+  const { status } = await rawGet(server.port, "/a.bin", "Host: h\r\nRange: bytes=0-9\r\n", "HEAD");
+  assertEquals(status, 200, "ranges are for GET alone (RFC 9110, 14.2)");
+});
+
+function withoutDate(headers: Headers): [string, string][] {
+  return [...headers].filter(([name]) => name !== "date");
+}
+
+Deno.test("handler() answers OPTIONS with Allow, and refuses all but GET and HEAD", async () => {
+  await using site = await lay({ "a.txt": "a" });
+  await using server = start({ root: site.root });
+  for (const target of ["/a.txt", "/nothing", "/", "*"]) {
+    const { status, headers } = await rawGet(server.port, target, undefined, "OPTIONS");
+    assertEquals(
+      [status, headers.get("allow"), headers.get("content-length")],
+      [204, "GET, HEAD, OPTIONS", null],
+      target,
+    );
+    assertEquals(headers.get("access-control-allow-methods"), null);
+  }
+  for (const method of ["POST", "PUT", "DELETE", "PATCH", "TRACE", "PROPFIND", "get", "CONNECT"]) {
+    const { status, headers } = await rawGet(server.port, method === "CONNECT" ? "h:80" : "/a.txt", undefined, method);
+    assertEquals([status, headers.get("allow")], [405, "GET, HEAD, OPTIONS"], method);
+  }
+});
+
+Deno.test("handler() never waits for a request's body", async () => {
+  await using site = await lay({ "a.txt": "a" });
+  const server = start({ root: site.root });
+  for (const [method, status] of [["POST", 405], ["PUT", 405], ["GET", 200], ["OPTIONS", 204]] as const) {
+    using client = await RawClient.connect(server.port);
+    await client.send(`${method} /a.txt HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\nthe beginning`);
+    assertEquals((await client.receive(method))?.status, status, method);
+  }
+  await server.server.shutdown();
+});
+
+Deno.test("handler() allows other origins with cors, preflight included", async () => {
+  await using site = await lay({ "a.txt": "a", "sub/x": "x" });
+  const handler = createHandler({ root: site.root, cors: true });
+  const { headers } = await get(handler, "/a.txt");
+  for (
+    const [path, status, fields] of [
+      ["/a.txt", 200, {}],
+      ["/a.txt", 304, { "if-none-match": headers.get("etag")! }],
+      ["/a.txt", 206, { range: "bytes=0-0" }],
+      ["/a.txt", 416, { range: "bytes=5-" }],
+      ["/a.txt", 412, { "if-match": "x" }],
+      ["/sub", 301, {}],
+      ["/sub/", 200, {}],
+      ["/nothing", 404, {}],
+      ["/%zz", 400, {}],
+    ] as [string, number, Record<string, string>][]
+  ) {
+    const answer = await get(handler, path, { origin: "http://other.example", ...fields });
+    assertEquals([answer.status, answer.headers.get("access-control-allow-origin")], [status, "*"], path);
+  }
+  const preflight = await ask(handler, "/a.txt", {
+    method: "OPTIONS",
+    headers: {
+      origin: "http://other.example",
+      "access-control-request-method": "GET",
+      "access-control-request-headers": "authorization,x-mine",
+    },
+  });
+  assertEquals(preflight.status, 204);
+  assertEquals(preflight.headers.get("access-control-allow-origin"), "*");
+  assertEquals(preflight.headers.get("access-control-allow-methods"), "GET, HEAD, OPTIONS");
+  assertEquals(preflight.headers.get("access-control-allow-headers"), "authorization,x-mine");
+  assertEquals(preflight.headers.get("access-control-max-age"), "86400");
+
+  const plain = await get(createHandler({ root: site.root }), "/a.txt", { origin: "http://other.example" });
+  assertEquals(plain.headers.get("access-control-allow-origin"), null);
+});
+
+// 4. Conditions and ranges ------------------------------------------------------------------------------------------
+
+const MODIFIED = "Sun, 06 Nov 1994 08:49:37 GMT";
+const EARLIER = "Sun, 06 Nov 1994 08:49:36 GMT";
+const LATER = "Sun, 06 Nov 1994 08:49:38 GMT";
+
+Deno.test("evaluatePreconditions() follows the order of RFC 9110, 13.2.2", () => {
+  const validators = { etag: 'W/"5-a"', "last-modified": MODIFIED };
+  const cases: [Record<string, string>, number][] = [
+    [{}, 200],
+    [{ "if-none-match": 'W/"5-a"' }, 304],
+    [{ "if-none-match": '"5-a"' }, 304],
+    [{ "if-none-match": '"x", W/"5-a" , "y"' }, 304],
+    [{ "if-none-match": '"x","5-a"' }, 304],
+    [{ "if-none-match": "*" }, 304],
+    [{ "if-none-match": '"5-b"' }, 200],
+    [{ "if-none-match": '"5-ab"' }, 200],
+    [{ "if-none-match": "5-a" }, 200],
+    [{ "if-none-match": '"x"', "if-modified-since": LATER }, 200],
+    [{ "if-none-match": '"5-a"', "if-modified-since": EARLIER }, 304],
+    [{ "if-modified-since": MODIFIED }, 304],
+    [{ "if-modified-since": LATER }, 304],
+    [{ "if-modified-since": EARLIER }, 200],
+    [{ "if-modified-since": "Sunday, 06-Nov-94 08:49:37 GMT" }, 304],
+    [{ "if-modified-since": "Sun Nov  6 08:49:37 1994" }, 304],
+    [{ "if-modified-since": "Sun Nov  6 08:49:36 1994" }, 200],
+    [{ "if-modified-since": "yesterday" }, 200],
+    [{ "if-modified-since": "99999" }, 200],
+    [{ "if-modified-since": "2999-01-01" }, 200],
+    [{ "if-modified-since": "" }, 200],
+    [{ "if-match": "*" }, 200],
+    [{ "if-match": 'W/"5-a"' }, 412],
+    [{ "if-match": '"5-a"' }, 412],
+    [{ "if-match": '"x"' }, 412],
+    [{ "if-match": '"x"', "if-none-match": '"5-a"' }, 412],
+    [{ "if-match": "*", "if-unmodified-since": EARLIER }, 200],
+    [{ "if-match": "*", "if-none-match": '"5-a"' }, 304],
+    [{ "if-unmodified-since": EARLIER }, 412],
+    [{ "if-unmodified-since": MODIFIED }, 200],
+    [{ "if-unmodified-since": LATER }, 200],
+    [{ "if-unmodified-since": "yesterday" }, 200],
+    [{ "if-unmodified-since": EARLIER, "if-none-match": '"5-a"' }, 412],
+    [{ "if-unmodified-since": LATER, "if-none-match": '"5-a"' }, 304],
+  ];
+  for (const [fields, status] of cases) {
+    assertEquals(evaluatePreconditions(new Headers(fields), validators), status, JSON.stringify(fields));
+  }
+  assertEquals(evaluatePreconditions(new Headers({ "if-modified-since": LATER, "if-none-match": '"x"' }), {}), 200);
+});
+
+Deno.test("parseRange() takes one range of bytes, and the whole file for everything else", () => {
+  const cases: [string | null, ReturnType<typeof parseRange>][] = [
+    [null, undefined],
+    ["bytes=0-9", { start: 0, end: 9 }],
+    ["Bytes=0-0", { start: 0, end: 0 }],
+    ["bytes=50-", { start: 50, end: 99 }],
+    ["bytes=-5", { start: 95, end: 99 }],
+    ["bytes=-500", { start: 0, end: 99 }],
+    ["bytes=90-500", { start: 90, end: 99 }],
+    [`bytes=0-${"9".repeat(40)}`, { start: 0, end: 99 }],
+    ["bytes=99-", { start: 99, end: 99 }],
+    ["bytes=100-", "unsatisfiable"],
+    ["bytes=100-200", "unsatisfiable"],
+    [`bytes=${"9".repeat(40)}-`, "unsatisfiable"],
+    ["bytes=-0", "unsatisfiable"],
+    ["bytes=5-2", undefined],
+    ["bytes=500-200", undefined],
+    ["bytes=-", undefined],
+    ["bytes=", undefined],
+    ["bytes", undefined],
+    ["bytes=a-b", undefined],
+    ["bytes= 0-9", undefined],
+    ["bytes=0x0-9", undefined],
+    ["bytes=0-9,20-29", undefined],
+    ["bytes=0-9, 20-29", undefined],
+    ["lines=0-9", undefined],
+    ["megabytes=0-9", undefined],
+    ["", undefined],
+  ];
+  for (const [field, range] of cases) assertEquals(parseRange(field, 100), range, String(field));
+  for (const field of ["bytes=0-", "bytes=-5", "bytes=0-0", "bytes=-0"]) assertEquals(parseRange(field, 0), undefined);
+});
+
+Deno.test("handler() answers 304 with the fields that a cache needs, and no others", async () => {
+  await using site = await lay({ "a.txt": "a" });
+  const handler = createHandler({ root: site.root, headers: [["X-Mine", "1"]], cors: true });
+  const { headers } = await get(handler, "/a.txt");
+  const [etag, modified] = [headers.get("etag")!, headers.get("last-modified")!];
+  assertMatch(etag, /^W\/"[!-~]+"$/);
+  for (const [name, value] of [["if-none-match", etag], ["if-modified-since", modified]] as const) {
+    const answer = await get(handler, "/a.txt", { [name]: value });
+    assertEquals([answer.status, answer.text], [304, ""]);
+    assertEquals(Object.fromEntries(answer.headers), {
+      etag,
+      "last-modified": modified,
+      "cache-control": "no-cache",
+      "x-content-type-options": "nosniff",
+      "access-control-allow-origin": "*",
+      "access-control-expose-headers": "*",
+      "x-mine": "1",
+    });
+  }
+});
+
+Deno.test("handler() gives another ETag to every version of a file", async () => {
+  await using site = await lay({ "a.txt": "one" });
+  const file = join(site.root, "a.txt");
+  const handler = createHandler({ root: site.root });
+  const time = new Date("2020-01-01");
+  await Deno.utime(file, time, time);
+  const etag = (await get(handler, "/a.txt")).headers.get("etag")!;
+  assertEquals((await get(handler, "/a.txt")).headers.get("etag"), etag);
+
+  // The same size and the same time of modification: only its inode and time of change tell it from the first.
+  await Deno.writeTextFile(`${file}.new`, "two");
+  await Deno.utime(`${file}.new`, time, time);
+  await Deno.rename(`${file}.new`, file);
+  const { status, text } = await get(handler, "/a.txt", { "if-none-match": etag });
+  assertEquals([status, text], isWindows ? [304, ""] : [200, "two"]);
+});
+
+Deno.test("handler() sends ranges as RFC 9110, 14 has them", async () => {
+  const bytes = new Uint8Array(1000).map((_, index) => 97 + index % 26);
+  const text = decoder.decode(bytes);
+  await using site = await lay({ "a.bin": bytes, "empty.txt": "" });
+  const handler = createHandler({ root: site.root });
+  for (
+    const [range, start, end] of [
+      ["bytes=0-9", 0, 9],
+      ["bytes=500-", 500, 999],
+      ["bytes=-5", 995, 999],
+      ["bytes=-5000", 0, 999],
+      ["bytes=990-5000", 990, 999],
+      ["bytes=0-0", 0, 0],
+      ["bytes=999-999", 999, 999],
+    ] as const
+  ) {
+    const answer = await get(handler, "/a.bin", { range, "accept-encoding": "gzip, br" });
+    assertEquals([answer.status, answer.text], [206, text.slice(start, end + 1)], range);
+    assertEquals(answer.headers.get("content-range"), `bytes ${start}-${end}/1000`);
+    assertEquals(answer.headers.get("content-length"), `${end - start + 1}`);
+    assertEquals(answer.headers.get("content-encoding"), null);
+    assertMatch(answer.headers.get("etag")!, /^W\//);
+  }
+  for (const range of ["bytes=1000-", "bytes=-0", "bytes=5000-6000"]) {
+    const answer = await get(handler, "/a.bin", { range });
+    assertEquals([answer.status, answer.text], [416, "416 Range Not Satisfiable\n"], range);
+    assertEquals(answer.headers.get("content-range"), "bytes */1000");
+    assertEquals(answer.headers.get("content-type"), "text/plain; charset=UTF-8");
+  }
+  for (const range of ["lines=0-9", "megabytes=0-9", "bytes=5-2", "bytes=0-9,20-29", "bytes=x"]) {
+    const answer = await get(handler, "/a.bin", { range });
+    assertEquals([answer.status, answer.text, answer.headers.get("content-range")], [200, text, null], range);
+  }
+  const empty = await get(handler, "/empty.txt", { range: "bytes=0-9" });
+  assertEquals([empty.status, empty.text, empty.headers.get("content-length")], [200, "", "0"]);
+});
+
+Deno.test("handler() heeds If-Range: only the file's own date lets the range through", async () => {
+  await using site = await lay({ "a.txt": "0123456789" });
+  await Deno.utime(join(site.root, "a.txt"), new Date(MODIFIED), new Date(Date.parse(MODIFIED) + 400));
+  const handler = createHandler({ root: site.root });
+  const { headers } = await get(handler, "/a.txt");
+  assertEquals(headers.get("last-modified"), MODIFIED);
+  const cases: [string, number][] = [
+    [MODIFIED, 206],
+    [EARLIER, 200],
+    [LATER, 200],
+    [headers.get("etag")!, 200],
+    [headers.get("etag")!.slice(2), 200],
+    ['"x"', 200],
+    ["nonsense", 200],
+    ["", 200],
+  ];
+  for (const [ifRange, status] of cases) {
+    const answer = await get(handler, "/a.txt", { range: "bytes=2-4", "if-range": ifRange });
+    assertEquals([answer.status, answer.text], status === 206 ? [206, "234"] : [200, "0123456789"], ifRange);
+  }
+  assertEquals((await get(handler, "/a.txt", { "if-range": "nonsense", range: "bytes=99-" })).status, 200);
+  assertEquals(
+    (await get(handler, "/a.txt", { "if-none-match": headers.get("etag")!, range: "bytes=0-1" })).status,
+    304,
+  );
+});
+
+// 5. Delivery -------------------------------------------------------------------------------------------------------
+
+Deno.test("handler() gives every file a type", async () => {
+  const types: Record<string, string> = {
+    "a.html": "text/html; charset=UTF-8",
+    "A.HTML": "text/html; charset=UTF-8",
+    "a.css": "text/css; charset=UTF-8",
+    "a.js": "text/javascript; charset=UTF-8",
+    "a.mjs": "text/javascript; charset=UTF-8",
+    "a.json": "application/json; charset=UTF-8",
+    "a.md": "text/markdown; charset=UTF-8",
+    "a.txt": "text/plain; charset=UTF-8",
+    "a.wasm": "application/wasm",
+    "a.ts": "text/plain; charset=UTF-8",
+    "a.TSX": "text/plain; charset=UTF-8",
+    "a.mts": "text/plain; charset=UTF-8",
+    "a.woff2": "font/woff2",
+    "a.avif": "image/avif",
+    "a.webp": "image/webp",
+    "a.jxl": "image/jxl",
+    "a.svg": "image/svg+xml",
+    "a.webmanifest": "application/manifest+json; charset=UTF-8",
+    "a.pdf": "application/pdf",
+    "a.mp4": "video/mp4",
+    "LICENSE": "text/plain; charset=UTF-8",
+    "a.unknown": "text/plain; charset=UTF-8",
+    "a.constructor": "text/plain; charset=UTF-8",
+    "a.__proto__": "text/plain; charset=UTF-8",
+  };
+  await using site = await lay({
+    ...Object.fromEntries(Object.keys(types).map((name) => [name, "let it be\ttext\n"])),
+    "utf8": "é😀".repeat(500),
+    "cut": "a" + "é".repeat(600), // its 1024th byte is in the middle of a character
+    "empty": "",
+    "binary": new Uint8Array([0x7f, 0x45, 0x4c, 0x46, 0]),
+    "latin1": new Uint8Array([0xe9, 0x20, 0x61]),
+  });
+  const handler = createHandler({ root: site.root });
+  Object.assign(types, { utf8: types.LICENSE, cut: types.LICENSE, empty: types.LICENSE });
+  Object.assign(types, { binary: "application/octet-stream", latin1: "application/octet-stream" });
+  for (const [name, type] of Object.entries(types)) {
+    for (const fields of [undefined, { range: "bytes=0-0" }]) {
+      assertEquals((await get(handler, `/${name}`, fields)).headers.get("content-type"), type, name);
+    }
+  }
+});
+
+Deno.test("handler() sets nosniff and Cache-Control on every answer, and names no software", async () => {
+  await using site = await lay({ "a.txt": "a", "sub/x": "x" });
+  for (const [maxAge, cacheControl] of [[0, "no-cache"], [60, "max-age=60"]] as const) {
+    const handler = createHandler({ root: site.root, maxAge });
+    for (const path of ["/a.txt", "/sub", "/sub/", "/nothing", "/%zz"]) {
+      const { status, headers } = await get(handler, path);
+      assertEquals(headers.get("x-content-type-options"), "nosniff", path);
+      assertEquals(headers.get("cache-control"), status < 400 ? cacheControl : "no-cache", path);
+      assertEquals(headers.get("server"), null, path);
+    }
+  }
+});
+
+Deno.test("handler() lets the user's fields replace its own, on every answer", async () => {
+  await using site = await lay({ "a.txt": "a", "sub/x": "x" });
+  const headers: [string, string][] = [
+    ["cache-control", "private"],
+    ["X-Content-Type-Options", "mine"],
+    ["Content-Type", "text/x-mine"],
+    ["Link", "</a>; rel=preload"],
+    ["Link", "</b>; rel=preload"],
+  ];
+  const handler = createHandler({ root: site.root, headers, cors: true, maxAge: 5 });
+  const etag = (await get(handler, "/a.txt")).headers.get("etag")!;
+  const requests: [string, RequestInit][] = [
+    ["/a.txt", {}],
+    ["/a.txt", { headers: { "if-none-match": etag } }],
+    ["/a.txt", { headers: { range: "bytes=0-" } }],
+    ["/sub", {}],
+    ["/sub/", {}],
+    ["/nothing", {}],
+    ["/%zz", {}],
+    ["/a.txt", { method: "PUT" }],
+    ["/a.txt", { method: "OPTIONS" }],
+  ];
+  for (const [path, init] of requests) {
+    const answer = await ask(handler, path, init);
+    assertEquals(answer.headers.get("cache-control"), "private", path);
+    assertEquals(answer.headers.get("x-content-type-options"), "mine", path);
+    assertEquals(answer.headers.get("content-type"), "text/x-mine", path);
+    assertEquals(answer.headers.get("link"), "</a>; rel=preload, </b>; rel=preload", path);
+  }
+});
+
+// 6. Fallback -------------------------------------------------------------------------------------------------------
+
+Deno.test("handler() answers 404 with the nearest 404.html, or one plain line", async () => {
+  await using site = await lay({
+    "404.html": "root's",
+    "sub/deep/a.txt": "a",
+    "sub/404.html": "sub's",
+    "other/a.txt": "a",
+  });
+  const handler = createHandler({ root: site.root });
+  for (
+    const [path, text] of [
+      ["/nothing", "root's"],
+      ["/nothing/at/all/", "root's"],
+      ["/sub/nothing", "sub's"],
+      ["/sub/nothing/", "sub's"],
+      ["/sub/deep/nothing", "sub's"],
+      ["/sub/deep/a.txt/x", "sub's"],
+      ["/other/nothing", "root's"],
+    ] as const
+  ) {
+    const etag = (await get(handler, "/404.html")).headers.get("etag")!;
+    const answer = await get(handler, path, { range: "bytes=0-1", "if-none-match": `*, ${etag}` });
+    assertEquals([answer.status, answer.text], [404, text], path);
+    assertEquals(Object.fromEntries(answer.headers), {
+      "content-type": "text/html; charset=UTF-8",
+      "content-length": `${text.length}`,
+      "cache-control": "no-cache",
+      "x-content-type-options": "nosniff",
+    });
+  }
+  assertEquals((await get(handler, "/404.html")).status, 200);
+
+  await Deno.remove(join(site.root, "404.html"));
+  const { status, headers, text } = await get(handler, "/nothing");
+  assertEquals([status, headers.get("content-type"), text], [404, "text/plain; charset=UTF-8", "404 Not Found\n"]);
+});
+
+Deno.test("handler() answers the root's index.html to a single-page app's paths", async () => {
+  await using site = await lay({
+    "index.html": "app",
+    "a.txt": "a",
+    "sub/x": "x",
+    "about.html": "about",
+    "404.html": "none",
+  });
+  const handler = createHandler({ root: site.root, spa: true });
+  for (
+    const [path, status, text] of [
+      ["/user/42", 200, "app"],
+      ["/user/42/", 200, "app"],
+      ["/nothing", 200, "app"],
+      ["/v1.2/users", 200, "app"],
+      ["/about", 200, "about"],
+      ["/a.txt", 200, "a"],
+      ["/nothing.js", 404, "none"],
+      ["/assets/nothing.css", 404, "none"],
+      ["/.hidden", 404, "none"],
+      ["/%zz", 400, "400 Bad Request\n"],
+    ] as const
+  ) {
+    const answer = await get(handler, path);
+    assertEquals([answer.status, answer.text], [status, text], path);
+  }
+  const { headers } = await get(handler, "/user/42");
+  assertEquals((await get(handler, "/user/42", { "if-none-match": headers.get("etag")! })).status, 304);
+  assertEquals((await get(createHandler({ root: site.root }), "/user/42")).status, 404);
+});
+
+// 7. Fields and log -------------------------------------------------------------------------------------------------
+
+Deno.test("handler() logs a line a request, into which nothing can be smuggled", async () => {
+  await using site = await lay({ "a.txt": "hello" });
+  const lines: string[] = [];
+  await using server = start({ root: site.root, log: (line) => lines.push(line) });
+  await rawGet(server.port, "/a.txt?q=1");
+  await rawGet(server.port, "/nothing", undefined, "HEAD");
+  await rawGet(server.port, "/a\u{9b}31m\u{202e}é");
+  await rawGet(server.port, "/%0a%1b[31m");
+  await rawGet(server.port, "/a.txt", "Host: u@h/x\r\n");
+  await rawGet(server.port, "http://x/a.txt");
+  const [first, ...rest] = lines;
+  assertMatch(first!, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z 127\.0\.0\.1 GET \/a\.txt\?q=1 200 5 \d+\.\dms$/);
+  assertEquals(rest.map((line) => line.split(" ").slice(2, 6).join(" ")), [
+    "HEAD /nothing 404 14",
+    "GET /a%C2%9B31m%E2%80%AE%C3%A9 404 14",
+    "GET /%0a%1b[31m 404 14",
+    "GET /x/a.txt 400 16",
+    "GET /a.txt 200 5",
+  ]);
+});
+
+Deno.test("handler() answers 500 and tells the operator alone when something unforeseen happens", async () => {
+  await using site = await lay({ "a.txt": "a" });
+  const handler = createHandler({ root: site.root });
+  const { error } = console;
+  const told: unknown[] = [];
+  const { stat } = Deno;
+  try {
+    console.error = (...data: unknown[]) => told.push(...data);
+    Deno.stat = () => Promise.reject(new Error(`unforeseen in ${site.root}`));
+    const { status, text } = await get(handler, "/a.txt");
+    assertEquals([status, text], [500, "500 Internal Server Error\n"]);
+  } finally {
+    Deno.stat = stat;
+    console.error = error;
+  }
+  assertStringIncludes(String(told), `unforeseen in ${site.root}`);
+});
+
+// Command line ------------------------------------------------------------------------------------------------------
+
+const here = dirname(fromFileUrl(import.meta.url));
+const script = join(here, "server.ts");
+
+/** The card's own permissions. */
+const PERMISSIONS = ["--allow-net", "--allow-read"];
+
+interface Finished {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs http-server to its end; what would be a server fails the test. */
+async function run(args: string[], permissions = PERMISSIONS): Promise<Finished> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--quiet", "--no-prompt", ...permissions, script, ...args],
+    stdin: "null",
+  }).output();
+  return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
+}
+
+/** A server in a process of its own, known by the first line that it prints. */
+class Served implements AsyncDisposable {
+  readonly url: string;
+  readonly port: number;
+  #child: Deno.ChildProcess;
+  #rest: Promise<string>;
+  #stderr: Promise<string>;
+
+  private constructor(
+    child: Deno.ChildProcess,
+    readonly firstLine: string,
+    rest: Promise<string>,
+    stderr: Promise<string>,
+  ) {
+    [this.url = ""] = /https?:\/\/\S+/.exec(firstLine) ?? [];
+    this.port = Number(new URL(this.url).port);
+    this.#child = child;
+    this.#rest = rest;
+    this.#stderr = stderr;
+  }
+
+  static async start(args: string[], { permissions = PERMISSIONS, cwd = Deno.cwd() } = {}): Promise<Served> {
+    const child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "--quiet", "--no-prompt", ...permissions, script, ...args],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+      cwd,
+    }).spawn();
+    const reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
+    const stderr = new Response(child.stderr).text();
+    let text = "";
+    while (!text.includes("\n")) {
+      const { value, done } = await reader.read();
+      if (done) fail(`it did not start: ${await stderr}`);
+      text += value;
+    }
+    const firstLine = text.slice(0, text.indexOf("\n"));
+    return new Served(child, firstLine, readRest(reader, text.slice(firstLine.length + 1)), stderr);
+  }
+
+  signal(signal: Deno.Signal): void {
+    this.#child.kill(signal);
+  }
+
+  async finish(): Promise<Finished> {
+    const { code } = await this.#child.status;
+    return { code, stdout: await this.#rest, stderr: await this.#stderr };
+  }
+
+  /** Returns once the server takes no new connections. */
+  async isClosed(): Promise<void> {
+    for (;;) {
+      try {
+        (await Deno.connect({ hostname: "127.0.0.1", port: this.port })).close();
+      } catch {
+        return;
+      }
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      this.signal("SIGKILL");
+    } catch {
+      // It has ended by itself.
+    }
+    await this.finish();
+  }
+}
+
+async function readRest(reader: ReadableStreamDefaultReader<string>, text: string): Promise<string> {
+  for (let chunk; !(chunk = await reader.read()).done;) text += chunk.value;
+  return text;
+}
+
+Deno.test("main() serves the www folder beside the script, from wherever it is started", async () => {
+  await using site = await lay({});
+  await using server = await Served.start(["--port", "0"], { cwd: site.root });
+  assertEquals(server.firstLine, `Serving ${join(here, "www")} at http://localhost:${server.port}/`);
+  const page = await (await fetch(server.url)).text();
+  assertStringIncludes(page, "<h1>Firstname Lastname</h1>");
+  assertStringIncludes(page, "<p>Your simple HTTP Server is working!</p>");
+  const missing = await fetch(`${server.url}nothing`);
+  assertEquals(missing.status, 404);
+  assertStringIncludes(await missing.text(), "Not found");
+  if (isWindows) return;
+  server.signal("SIGTERM");
+  const { code, stdout, stderr } = await server.finish();
+  assertEquals([code, stderr], [0, ""]);
+  assertEquals(stdout.trimEnd().split("\n").map((line) => line.split(" ").slice(1, 5).join(" ")), [
+    "127.0.0.1 GET / 200",
+    "127.0.0.1 GET /nothing 404",
+  ]);
+});
+
+Deno.test({
+  name: "main() needs no more than its own port and its own folder",
+  ignore: isWindows,
+  async fn() {
+    await using site = await lay({ "www/a.txt": "a", "www/sub/b.txt": "b", "www/secret.txt": "SECRET" });
+    const root = join(site.root, "www");
+    const secret = join(root, "secret.txt");
+    const permissions = ["--allow-net=0.0.0.0:0", `--allow-read=${root}`, `--deny-read=${secret}`];
+    await using server = await Served.start(["--port", "0", "--quiet", root], { permissions });
+    assertEquals(await (await fetch(`${server.url}a.txt`)).text(), "a");
+    assertStringIncludes(await (await fetch(`${server.url}sub/`)).text(), "./b.txt");
+    const forbidden = await fetch(`${server.url}secret.txt`);
+    assertEquals([forbidden.status, await forbidden.text()], [403, "403 Forbidden\n"]);
+    server.signal("SIGINT");
+    assertEquals(await server.finish(), { code: 0, stdout: "", stderr: "" });
+  },
+});
+
+Deno.test("main() passes its options to the handler", async () => {
+  await using site = await lay({ ".env": "dot", "index.html": "app", "sub/a.txt": "a" });
+  await using server = await Served.start([
+    ...["--port=0", "-a", "127.0.0.1", "-q", "--dotfiles", "--spa", "--cors", "--no-listing", "--max-age", "60"],
+    ...["--header", "X-One: 1:1", "--header=X-Two:2", "--", site.root],
+  ]);
+  assertEquals(server.firstLine, `Serving ${site.root} at http://127.0.0.1:${server.port}/`);
+  const response = await fetch(`${server.url}.env`);
+  assertEquals(await response.text(), "dot");
+  for (
+    const [name, value] of [
+      ["x-one", "1:1"],
+      ["x-two", "2"],
+      ["cache-control", "max-age=60"],
+      ["access-control-allow-origin", "*"],
+    ] as const
+  ) {
+    assertEquals(response.headers.get(name), value);
+  }
+  assertEquals(await (await fetch(`${server.url}user/42`)).text(), "app");
+  const folder = await fetch(`${server.url}sub/`);
+  assertEquals(folder.status, 404);
+  await folder.body?.cancel();
+});
+
+Deno.test("main() takes the next port where nobody named one, and never replaces a named one", async () => {
+  using taken = Deno.listen({ hostname: "0.0.0.0", port: 0 });
+  const { port } = taken.addr as Deno.NetAddr;
+  assertEquals(await run(["--port", `${port}`]), {
+    code: 1,
+    stdout: "",
+    stderr: `http-server: port ${port} is taken; name another with --port, or --port 0 for any.\n`,
+  });
+
+  // Whoever has the default port, this test or another program: it is taken.
+  using _default = tryListen(8080);
+  await using server = await Served.start([]);
+  assert(server.port > 8080, `${server.port}`);
+  assertStringIncludes(server.firstLine, `at http://localhost:${server.port}/ (port 8080 is taken)`);
+});
+
+function tryListen(port: number): Deno.Listener | undefined {
+  try {
+    return Deno.listen({ hostname: "0.0.0.0", port });
+  } catch {
+    return undefined;
+  }
+}
+
+Deno.test("main() listens on IPv6, shown in brackets", async () => {
+  await using server = await Served.start(["--port", "0", "--host", "::1"]);
+  assertEquals(server.url, `http://[::1]:${server.port}/`);
+  assertStringIncludes(await (await fetch(server.url)).text(), "working");
+});
+
+/** Runs `main` in this process, and returns its exit code and what it said. */
+async function runMain(args: string[]): Promise<Finished> {
+  const { log, error } = console;
+  const said = { stdout: "", stderr: "" };
+  try {
+    console.log = (text: string) => said.stdout += `${text}\n`;
+    console.error = (text: string) => said.stderr += `${text}\n`;
+    return { code: await main(args), ...said };
+  } finally {
+    Object.assign(console, { log, error });
+  }
+}
+
+Deno.test("main() answers a wrong command line with one sentence and exit code 2", async (t) => {
+  await using site = await lay({ "file.txt": "x", "cert.pem": "no certificate" });
+  const missing = join(site.root, "missing");
+  const file = join(site.root, "file.txt");
+  const cases: [string[], string][] = [
+    [["--nope"], "Unknown option '--nope'; --help lists the options."],
+    [["-x"], "Unknown option '-x'; --help lists the options."],
+    [["--listing"], "Unknown option '--listing'; --help lists the options."],
+    [["--spa=yes"], "Option '--spa' does not take an argument; --help lists the options."],
+    [["--port"], "Option '-p, --port <value>' argument missing; --help lists the options."],
+    [["--port", "--spa"], "Option '--port' argument is ambiguous; --help lists the options."],
+    [["--port", "70000"], '--port takes a whole number from 0 to 65535, not "70000".'],
+    [["--port="], '--port takes a whole number from 0 to 65535, not "".'],
+    [["--port=-1"], '--port takes a whole number from 0 to 65535, not "-1".'],
+    [["-p", "80a"], '--port takes a whole number from 0 to 65535, not "80a".'],
+    [["-p", "1e3"], '--port takes a whole number from 0 to 65535, not "1e3".'],
+    [["--max-age", "1.5"], '--max-age takes a whole number from 0 to 2147483648, not "1.5".'],
+    [["--host", ""], "--host takes an address to listen on, such as 127.0.0.1."],
+    [["--header", "nonsense"], '--header takes "Name: value", not "nonsense".'],
+    [["--header", ": x"], '--header takes "Name: value", not ": x".'],
+    [["--header", "A b: x"], '--header takes "Name: value", not "A b: x".'],
+    [["--header", "A: x\r\nB: y"], '--header takes "Name: value", not "A: x\\r\\nB: y".'],
+    [
+      ["--header", "Content-Length: 5"],
+      "--header can't set Content-Length: the server alone knows what is right there.",
+    ],
+    [["--cert", "cert.pem"], "--cert and --key take a file each, and HTTPS needs both."],
+    [["--key", "key.pem"], "--cert and --key take a file each, and HTTPS needs both."],
+    [["a", "b"], "one folder is served, not 2: a, b."],
+    [[""], "the folder's name is empty."],
+    [[missing], `there is no folder ${missing}; name the folder to serve.`],
+    [[file], `${file} is a file; name the folder to serve.`],
+    [[join(file, "x")], `there is no folder ${join(file, "x")}; name the folder to serve.`],
+  ];
+  // The address is no interface's, so that no case can become a server by mistake.
+  for (const [args, sentence] of cases) {
+    await t.step(args.join(" ") || "an empty name", async () => {
+      assertEquals(await runMain(["--port", "0", "--host", "192.0.2.1", ...args]), {
+        code: 2,
+        stdout: "",
+        stderr: `http-server: ${sentence}\n`,
+      });
+    });
+  }
+  await t.step("in a process", async () => {
+    const stderr = `http-server: Unknown option '--nope'; --help lists the options.\n`;
+    assertEquals(await run(["--nope"]), { code: 2, stdout: "", stderr });
+  });
+});
+
+Deno.test("main() answers what the machine refuses with one sentence and exit code 1", async (t) => {
+  await using site = await lay({ "cert.pem": "no certificate", "www/a.txt": "a" });
+  const cert = join(site.root, "cert.pem");
+  const missing = join(site.root, "missing.pem");
+  const www = join(here, "www");
+  const cases: [string[], string[], RegExp][] = [
+    [[], [], /^http-server: it has no permission to read .*www; run it with "deno run --allow-net --allow-read"\.\n$/],
+    [
+      [],
+      [`--allow-read=${www}`],
+      /^http-server: it has no permission to listen on 0\.0\.0\.0:8080; run it with "deno run --allow-net=0\.0\.0\.0:8080 --allow-read"\.\n$/,
+    ],
+    [
+      [site.root],
+      ["--allow-net", `--allow-read=${www}`],
+      /^http-server: it has no permission to read .*; run it with ".*"\.\n$/,
+    ],
+    [["--host", "192.0.2.1"], PERMISSIONS, /^http-server: it can't listen on 192\.0\.2\.1:0: .*\.\n$/],
+    [["--host", "no host"], PERMISSIONS, /^http-server: it can't listen on no host:0: .*\.\n$/],
+    [
+      ["--cert", cert, "--key", missing],
+      PERMISSIONS,
+      /^http-server: the file of --key can't be read: .*missing\.pem'\.\n$/,
+    ],
+    [
+      ["--cert", cert, "--key", cert],
+      PERMISSIONS,
+      /^http-server: it can't listen on 0\.0\.0\.0:0 with .*cert\.pem and .*cert\.pem: .*\.\n$/,
+    ],
+  ];
+  for (const [args, permissions, sentence] of cases) {
+    await t.step([...permissions, ...args].join(" "), async () => {
+      const { code, stdout, stderr } = await run(
+        permissions.includes("--allow-net") ? ["--port", "0", ...args] : args,
+        permissions,
+      );
+      assertMatch(stderr, sentence);
+      assertEquals([code, stdout], [1, ""]);
+    });
+  }
+  await t.step("an unreadable folder", async () => {
+    if (isWindows) return;
+    await chmod(join(site.root, "www"), 0);
+    const { code, stderr } = await withoutRights(() => runMain(["--port", "0", join(site.root, "www")]));
+    assertMatch(stderr, /^http-server: the folder .* can't be read: .*\.\n$/);
+    assertEquals(code, 1);
+  });
+});
+
+Deno.test({
+  name: "main() finishes a download before it stops, and lets nobody new in",
+  ignore: isWindows,
+  async fn() {
+    await using site = await lay({ "big.bin": "" });
+    const size = 64 << 20; // more than the sockets' buffers take
+    await Deno.truncate(join(site.root, "big.bin"), size);
+    await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root]);
+    using connection = await Deno.connect({ hostname: "127.0.0.1", port: server.port });
+    await connection.write(encoder.encode("GET /big.bin HTTP/1.1\r\nHost: h\r\n\r\n"));
+    const chunk = new Uint8Array(1 << 20);
+    let received = await connection.read(chunk) ?? 0;
+    const head = decoder.decode(chunk.subarray(0, received)).indexOf("\r\n\r\n") + 4;
+    server.signal("SIGTERM");
+    await server.isClosed();
+    for (let length; (length = await connection.read(chunk)) !== null;) received += length;
+    assertEquals(received - head, size);
+    const { code, stdout } = await server.finish();
+    assertEquals(code, 0);
+    assertStringIncludes(stdout, ` GET /big.bin 200 ${size} `);
+  },
+});
+
+Deno.test({
+  name: "main() stops at once at the second signal",
+  ignore: isWindows,
+  async fn() {
+    await using site = await lay({ "big.bin": "" });
+    await Deno.truncate(join(site.root, "big.bin"), 64 << 20);
+    await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root]);
+    using connection = await Deno.connect({ hostname: "127.0.0.1", port: server.port });
+    await connection.write(encoder.encode("GET /big.bin HTTP/1.1\r\nHost: h\r\n\r\n"));
+    await connection.read(new Uint8Array(1));
+    server.signal("SIGINT");
+    await server.isClosed();
+    server.signal("SIGINT");
+    assertEquals((await server.finish()).code, 130);
+  },
+});
+
+Deno.test({
+  name: "main() goes on when the reader of its log goes away",
+  ignore: isWindows,
+  async fn() {
+    await using site = await lay({ "a.txt": "a" });
+    const command = `"${Deno.execPath()}" run --quiet ${
+      PERMISSIONS.join(" ")
+    } "${script}" --port 0 "${site.root}" & echo $! >&2; wait $!`;
+    const shell = new Deno.Command("sh", { args: ["-c", command], stdin: "null", stdout: "piped", stderr: "piped" })
+      .spawn();
+    const stdout = shell.stdout.getReader();
+    const [url] = /http:\S+/.exec(decoder.decode((await stdout.read()).value)) ?? fail("it did not start");
+    await stdout.cancel();
+    for (let count = 0; count < 20; count++) assertEquals(await (await fetch(`${url}a.txt`)).text(), "a");
+    const stderr = shell.stderr.getReader();
+    Deno.kill(Number(decoder.decode((await stderr.read()).value)), "SIGTERM");
+    assertEquals((await shell.status).code, 0);
+    await stderr.cancel();
+  },
+});
+
+Deno.test("main() prints its help and its version", async () => {
+  for (const flag of ["-h", "--help"]) {
+    assertEquals(await runMain([flag]), { code: 0, stdout: `${helpText()}\n`, stderr: "" });
+  }
+  for (const flag of ["-V", "--version"]) assertEquals((await runMain([flag])).stdout, `http-server ${VERSION}\n`);
+  assertEquals((await run(["--help"], [])).stdout, `${helpText()}\n`);
+});
+
+Deno.test("README.md, deno.json and server.ts say the same", async () => {
+  const read = (name: string) => Deno.readTextFile(join(here, name));
+  assertStringIncludes(await read("README.md"), `\`\`\`text\n${helpText()}\n\`\`\``);
+  const { version, imports } = JSON.parse(await read("deno.json"));
+  assertEquals(version, VERSION);
+  for (const [, specifier] of (await read("server.ts")).matchAll(/from "(jsr:@std\/[a-z]+@[^/"]+)/g)) {
+    assert(Object.values(imports).includes(specifier), specifier);
+  }
+});
+
+// HTTPS -------------------------------------------------------------------------------------------------------------
+
+/** Returns a new certificate for `localhost`, signed by itself, and its key, both as PEM (RFC 5280; X.690). */
+async function makeCertificate(): Promise<{ cert: string; key: string }> {
+  const algorithm = {
+    name: "RSASSA-PKCS1-v1_5",
+    hash: "SHA-256",
+    modulusLength: 2048,
+    publicExponent: new Uint8Array([1, 0, 1]),
+  };
+  const { publicKey, privateKey } = await crypto.subtle.generateKey(algorithm, true, ["sign", "verify"]);
+  const der = (tag: number, ...parts: Uint8Array[]): Uint8Array<ArrayBuffer> => {
+    const length = parts.reduce((sum, part) => sum + part.length, 0);
+    const size = length < 128 ? [length] : length < 256 ? [0x81, length] : [0x82, length >> 8, length & 255];
+    return new Uint8Array([tag, ...size, ...parts.flatMap((part) => [...part])]);
+  };
+  const text = (tag: number, value: string) => der(tag, encoder.encode(value));
+  const oid = (...bytes: number[]) => der(6, new Uint8Array(bytes));
+  const sha256WithRsa = der(0x30, oid(42, 134, 72, 134, 247, 13, 1, 1, 11), der(5));
+  const name = der(0x30, der(0x31, der(0x30, oid(85, 4, 3), text(0x0c, "localhost"))));
+  const validity = der(0x30, text(0x17, "200101000000Z"), text(0x17, "491231235959Z"));
+  const alternativeNames = der(0x30, oid(85, 29, 17), der(4, der(0x30, text(0x82, "localhost"))));
+  const toBeSigned = der(
+    0x30,
+    der(0xa0, der(2, new Uint8Array([2]))),
+    der(2, new Uint8Array([1])),
+    sha256WithRsa,
+    name,
+    validity,
+    name,
+    new Uint8Array(await crypto.subtle.exportKey("spki", publicKey)),
+    der(0xa3, der(0x30, alternativeNames)),
+  );
+  const signature = new Uint8Array(await crypto.subtle.sign(algorithm.name, privateKey, toBeSigned));
+  const pem = (label: string, bytes: Uint8Array) =>
+    `-----BEGIN ${label}-----\n${bytes.toBase64().replace(/.{64}/g, "$&\n")}\n-----END ${label}-----\n`;
+  return {
+    cert: pem("CERTIFICATE", der(0x30, toBeSigned, sha256WithRsa, der(3, new Uint8Array([0]), signature))),
+    key: pem("PRIVATE KEY", new Uint8Array(await crypto.subtle.exportKey("pkcs8", privateKey))),
+  };
+}
+
+Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
+  const { cert, key } = await makeCertificate();
+  await using site = await lay({
+    "a.txt": "a",
+    "sub/x": "x",
+    "cert.pem": cert,
+    "key.pem": key,
+    "other.pem": (await makeCertificate()).key,
+  });
+  const files = ["--cert", join(site.root, "cert.pem"), "--key", join(site.root, "key.pem")];
+  await using server = await Served.start(["--port", "0", ...files, site.root]);
+  assertEquals(server.url, `https://localhost:${server.port}/`);
+
+  using client = Deno.createHttpClient({ caCerts: [cert], http2: false });
+  assertEquals(await (await fetch(`${server.url}a.txt`, { client })).text(), "a");
+
+  const session = http2.connect(server.url, { ca: cert });
+  const request = (path: string, fields: Record<string, string> = {}) =>
+    new Promise<[number, string | undefined, string]>((resolve, reject) => {
+      const stream = session.request({ ":path": path, ...fields });
+      let head: Record<string, unknown> = {};
+      let text = "";
+      stream.on("response", (fields) => head = fields);
+      stream.on("data", (chunk) => text += chunk);
+      stream.on("end", () => resolve([Number(head[":status"]), head.location as string | undefined, text]));
+      stream.on("error", reject);
+      stream.end();
+    });
+  assertEquals(await request("/a.txt"), [200, undefined, "a"]);
+  assertEquals(await request("/sub?q"), [301, "/sub/?q", ""]);
+  assertEquals(await request("/a.txt", { range: "bytes=5-" }), [416, undefined, "416 Range Not Satisfiable\n"]);
+  assertEquals(await request("/%2e%2e/%2e%2e/etc/passwd"), [404, undefined, "404 Not Found\n"]);
+  await new Promise<void>((resolve) => session.close(resolve));
+
+  const mismatch = await run([
+    "--port",
+    "0",
+    "--cert",
+    join(site.root, "cert.pem"),
+    "--key",
+    join(site.root, "other.pem"),
+    site.root,
+  ]);
+  assertMatch(
+    mismatch.stderr,
+    /^http-server: it can't listen on 0\.0\.0\.0:0 with .*cert\.pem and .*other\.pem: .*\.\n$/,
+  );
+  assertEquals(mismatch.code, 1);
+});
+
+// Hostile requests --------------------------------------------------------------------------------------------------
+
+/** A generator of random numbers from 0 to 1 that a seed decides (mulberry32), so that a failure can be had again. */
+function seeded(seed: number): () => number {
+  return () => {
+    seed = seed + 0x6d2b79f5 | 0;
+    let mixed = Math.imul(seed ^ seed >>> 15, seed | 1);
+    mixed ^= mixed + Math.imul(mixed ^ mixed >>> 7, mixed | 61);
+    return ((mixed ^ mixed >>> 14) >>> 0) / 2 ** 32;
+  };
+}
+
+const FUZZ_NAMES = [
+  ...[
+    "index.html",
+    "a.txt",
+    "about",
+    "sub",
+    "sub/b.txt",
+    "big.bin",
+    "fifo",
+    "unreadable",
+    "noentry",
+    "noentry/x",
+    "empty",
+  ],
+  ...[
+    "inner",
+    "leak",
+    "leakfolder",
+    "leakfolder/secret.txt",
+    "dangling",
+    "loop",
+    "up",
+    "up/secret.txt",
+    ".env",
+    ".git/config",
+  ],
+  ...[
+    ".well-known/x",
+    "404.html",
+    "secret.txt",
+    "www",
+    "odd%20%C3%A9%20%23%253F%26.txt",
+    "nothing",
+    "etc/passwd",
+  ],
+];
+const FUZZ_JOINTS = [
+  ...[
+    "/",
+    "/",
+    "/",
+    "/",
+    "//",
+    "/./",
+    "/../",
+    "/..",
+    "%2f",
+    "%2F..%2F",
+    "/%2e%2e/",
+    "/.%2E/",
+    "/..%2f",
+    "/%252e%252e/",
+    "\\",
+    "%5c",
+  ],
+  ...[
+    "..%5c",
+    "%00",
+    "%",
+    "%zz",
+    "%ff",
+    "%c0%ae",
+    "?",
+    "?q=",
+    "#",
+    ";",
+    ":",
+    "*",
+    "~",
+    "\u{e9}",
+    "\u{202e}",
+    " ",
+    "\t",
+    "'",
+    '"<b>',
+  ],
+];
+const FUZZ_STARTS = [
+  "/",
+  "/",
+  "/",
+  "/",
+  "/",
+  "//",
+  "http://h/",
+  "http://u@h/",
+  "///h/",
+  "h/",
+  "",
+  "*",
+  "/..",
+  "/../../",
+];
+const FUZZ_HOSTS = [
+  "h",
+  "h",
+  "h",
+  "h",
+  "h",
+  "h:1",
+  "[::1]",
+  "",
+  "bad host",
+  "a, b",
+  "h/secret.txt",
+  "u@h",
+  "..",
+  "h\\..",
+  "h?",
+  "h#",
+];
+const FUZZ_METHODS = ["HEAD", "OPTIONS", "POST", "DELETE", "get", "TRACE"];
+const FUZZ_FIELDS: Record<string, string[]> = {
+  "Range": [
+    "bytes=0-9",
+    "bytes=5-",
+    "bytes=-5",
+    "bytes=-0",
+    "bytes=5-2",
+    "bytes=0-1,3-4",
+    "bytes=999999999-",
+    "x=1-2",
+    "bytes=--",
+    `bytes=${"9".repeat(30)}-`,
+  ],
+  "If-Range": ["x", 'W/"x"', MODIFIED, "0", LATER],
+  "If-None-Match": ["*", '"x"', 'W/"x", "y"', ",", ""],
+  "If-Match": ["*", '"x"', ""],
+  "If-Modified-Since": [MODIFIED, "x", "99999", "Sun, 99 Nov 9999 99:99:99 GMT"],
+  "If-Unmodified-Since": [MODIFIED, LATER, "x"],
+  "Accept-Encoding": ["gzip, deflate, br, zstd", "*", "identity;q=0", "gzip;q=x", "br;q=0,*;q=1", ","],
+  "Access-Control-Request-Method": ["GET"],
+  "Access-Control-Request-Headers": ["x\u{e9}", "a, b"],
+  "Origin": ["null", "http://evil.example"],
+  "Content-Length": ["0"],
+  "Upgrade": ["websocket"],
+  "Expect": ["x"],
+};
+
+function randomRequest(random: () => number): { method: string; target: string; text: string } {
+  const pick = (items: string[]) => items[Math.floor(random() * items.length)]!;
+  let target = random() < 0.1 ? pick(FUZZ_STARTS) : "/";
+  for (let count = Math.floor(random() ** 3 * 4); count >= 0; count--) {
+    target += pick(FUZZ_NAMES) + (random() < 0.25 ? pick(FUZZ_JOINTS) : "");
+  }
+  if (random() < 0.02) {
+    target += pick(["n".repeat(300), "a/".repeat(2000), "../".repeat(2000), "%2e%2e%2f".repeat(1000), "%".repeat(500)]);
+  }
+  const method = random() < 0.2 ? pick(FUZZ_METHODS) : "GET";
+  let text = `${method} ${target} HTTP/1.1\r\nHost: ${random() < 0.1 ? pick(FUZZ_HOSTS) : "h"}\r\n`;
+  for (const [name, values] of Object.entries(FUZZ_FIELDS)) if (random() < 0.1) text += `${name}: ${pick(values)}\r\n`;
+  return { method, target, text: `${text}\r\n` };
+}
+
+Deno.test({
+  name: "handler() survives 20,000 hostile requests without a 5xx, a leak, a hang or an open file",
+  ignore: !isLinux,
+  async fn() {
+    const SECRET = "THE SECRET";
+    await using outside = await lay({
+      "secret.txt": SECRET,
+      "www/index.html": "index",
+      "www/a.txt": "0123456789",
+      "www/about.html": "about",
+      "www/sub/b.txt": "b".repeat(5000),
+      "www/sub/404.html": "nothing in sub",
+      "www/big.bin": new Uint8Array(300_000),
+      "www/empty": "",
+      "www/unreadable": SECRET,
+      "www/noentry/x": SECRET,
+      "www/.env": SECRET,
+      "www/.git/config": SECRET,
+      "www/.well-known/x": "x",
+      "www/odd é #%3F&.txt": "odd",
+      "www/inner": { link: "a.txt" },
+      "www/leak": { link: "../secret.txt" },
+      "www/leakfolder": { link: ".." },
+      "www/up": { link: "../../" },
+      "www/dangling": { link: "nothing-at-all" },
+      "www/loop": { link: "loop" },
+    });
+    const root = join(outside.root, "www");
+    assert((await new Deno.Command("mkfifo", { args: [join(root, "fifo")] }).output()).success);
+    for (const name of ["unreadable", "noentry"]) await chmod(join(root, name), 0);
+
+    const statuses = new Map<number, number>();
+    await withoutRights(async () => {
+      for (const [index, options] of [{}, { spa: true, cors: true }, { listing: false }, { maxAge: 9 }].entries()) {
+        const server = start({ root, ...options });
+        const random = seeded(index + 1);
+        const clients = Array.from({ length: 4 }, async () => {
+          let client = await RawClient.connect(server.port);
+          for (let count = 0; count < 1250; count++) {
+            const { method, target, text } = randomRequest(random);
+            await client.send(text);
+            if (random() < 0.01) { // a client that goes away
+              client[Symbol.dispose]();
+              client = await RawClient.connect(server.port);
+              continue;
+            }
+            const answer = await client.receive(method) ?? fail(`no answer to ${text}`);
+            statuses.set(answer.status, (statuses.get(answer.status) ?? 0) + 1);
+            assert(answer.status < 500, `${answer.status} to ${text}`);
+            assert(!answer.text.includes(SECRET) && !answer.text.includes("root:x:"), `the secret, to ${text}`);
+            assert(!answer.text.includes(outside.root), `a path, to ${text}`);
+            const location = answer.headers.get("location");
+            assert(location === null || /^\/(?!\/)[!-~]*$/.test(location), `${location}, to ${target}`);
+            if (answer.status !== 400 && answer.headers.get("connection") !== "close") continue;
+            client[Symbol.dispose](); // what doesn't parse ends the connection
+            client = await RawClient.connect(server.port);
+          }
+          client[Symbol.dispose]();
+        });
+        await Promise.all(clients);
+        await server.server.shutdown();
+      }
+    });
+    // The requests are of no use if they don't get everywhere.
+    for (const status of [200, 204, 206, 301, 304, 400, 403, 404, 405, 412, 416]) {
+      assert((statuses.get(status) ?? 0) > 20, `${status}: ${statuses.get(status)}`);
+    }
+    assertEquals(openFiles(outside.root), 0);
+  },
+});
