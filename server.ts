@@ -217,7 +217,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const response = await serveDir(new Request(url, { method: request.method, headers: fields }), {
       fsRoot: root,
       showIndex: false, // `respond` has looked for it, behind links too
-      showDirListing: listing,
+      showDirListing: true, // `respond` has asked whether it may
       showDotfiles: dotfiles || path.includes("/."), // `respond` has let this one pass
       quiet: true,
     });
