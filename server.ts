@@ -558,7 +558,7 @@ function parseCommand(args: string[]): Command {
   }
   if (root === "") throw new CommandError(2, "the folder's name is empty.");
   if (values.host === "") throw new CommandError(2, "--host takes an address to listen on, such as 127.0.0.1.");
-  if ((values.cert === undefined) !== (values.key === undefined)) {
+  if (!values.cert !== !values.key || values.cert === "") {
     throw new CommandError(2, "--cert and --key take a file each, and HTTPS needs both.");
   }
   return {
@@ -572,9 +572,9 @@ function parseCommand(args: string[]): Command {
       headers: values.header?.map(parseHeader),
       maxAge: parseNumber("--max-age", values["max-age"], 2 ** 31),
     },
-    host: values.host ?? "0.0.0.0",
+    host: (values.host ?? "0.0.0.0").replace(/^\[(.*)\]$/, "$1"), // an IPv6 address as a URL has it
     port: parseNumber("--port", values.port, 65535),
-    tls: values.cert !== undefined && values.key !== undefined ? { cert: values.cert, key: values.key } : undefined,
+    ...values.cert && values.key ? { tls: { cert: values.cert, key: values.key } } : {},
     quiet: values.quiet ?? false,
     print: values.help ? helpText() : values.version ? `http-server ${VERSION}` : undefined,
   };
@@ -585,8 +585,9 @@ function parseFlags(args: string[]) {
     return parseArgs({ args, options: FLAGS, allowPositionals: true });
   } catch (error) {
     // Its first sentence says what is wrong; the others are about a syntax that nothing here needs.
-    const [sentence] = (error as Error).message.split(/\.\s|\n/);
-    throw new CommandError(2, `${sentence}; --help lists the options.`);
+    const [sentence = ""] = (error as Error).message.split(/\.\s|\n/);
+    const complaint = sentence.replace(/^O|^U/, (letter) => letter.toLowerCase()).replace("is ambiguous", "is missing");
+    throw new CommandError(2, `${complaint}; --help lists the options.`);
   }
 }
 
@@ -626,24 +627,30 @@ export async function main(args: string[]): Promise<number> {
     console.log(command.print);
     return 0;
   } catch (error) {
-    if (!(error instanceof CommandError)) throw error;
-    console.error(`http-server: ${error.message}`);
-    return error.exitCode;
+    if (error instanceof CommandError) console.error(`http-server: ${error.message}`);
+    else console.error(`http-server: ${reasonOf(error)}.`); // such as a full disk behind stdout
+    return error instanceof CommandError ? error.exitCode : 1;
   }
 }
+
+/** `deno task` passes on a Ctrl-C that the terminal has sent already; within this time, in milliseconds, it is the same. */
+const SAME_SIGNAL = 300;
 
 async function serve(command: Command): Promise<number> {
   const root = resolve(command.options.root ?? DEFAULTS.root);
   await checkRoot(root);
   const log = command.quiet ? undefined : openLog();
   const server = listen(command, createHandler({ ...command.options, root, log: log?.write }));
-  announce(command, root, server.addr.port);
+  announce(command, root, server.addr);
 
   const cutShort = Promise.withResolvers<number>();
-  let isStopping = false;
+  let stopping: number | undefined;
   const onSignal = () => {
-    if (isStopping) return cutShort.resolve(130);
-    isStopping = true;
+    if (stopping !== undefined) {
+      if (performance.now() - stopping > SAME_SIGNAL) cutShort.resolve(130);
+      return;
+    }
+    stopping = performance.now();
     if (Deno.stdout.isTerminal()) console.log("\nStopping when what is in flight is done; Ctrl-C again stops at once.");
     server.shutdown();
   };
@@ -733,9 +740,10 @@ function bracketed(address: string): string {
 }
 
 /** Says what is served and where: to a person in a few lines, to a file or a program in one. */
-function announce({ host, port: named, tls }: Command, root: string, port: number): void {
+function announce({ host, port: named, tls }: Command, root: string, { hostname, port }: Deno.NetAddr): void {
   const urlOf = (address: string) => `${tls ? "https" : "http"}://${bracketed(address)}:${port}/`;
-  const isEverywhere = host === "0.0.0.0" || host === "::";
+  const isEverywhere = hostname === "0.0.0.0" || hostname === "::";
+  const isPrivate = hostname === "::1" || hostname.startsWith("127.");
   const url = urlOf(isEverywhere ? "localhost" : host);
   const folder = Deno.build.standalone && root === DEFAULTS.root ? "the www folder inside this program" : root;
   const note = named === undefined && port !== DEFAULT_PORT ? ` (port ${DEFAULT_PORT} is taken)` : "";
@@ -743,13 +751,11 @@ function announce({ host, port: named, tls }: Command, root: string, port: numbe
 
   const bold = "font-weight: bold";
   console.log(`Serving %c${folder}%c\n     at %c${url}%c${note}`, bold, "", `${bold}; color: green`, "");
-  if (isEverywhere) {
-    const network = isAllowed({ name: "sys", kind: "networkInterfaces" })
-      ? Deno.networkInterfaces().find(({ family, address }) => family === "IPv4" && !address.startsWith("127."))
-      : undefined;
-    if (network) console.log(`    and %c${urlOf(network.address)}%c`, `${bold}; color: green`, "");
-    console.log("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
-  }
+  const network = isEverywhere && isAllowed({ name: "sys", kind: "networkInterfaces" })
+    ? Deno.networkInterfaces().find(({ family, address }) => family === "IPv4" && !address.startsWith("127."))
+    : undefined;
+  if (network) console.log(`    and %c${urlOf(network.address)}%c`, `${bold}; color: green`, "");
+  if (!isPrivate) console.log("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
   console.log("Ctrl-C stops it.\n");
 }
 
