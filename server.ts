@@ -9,12 +9,15 @@
  * 1. Path: `parseTarget` decodes and tidies it; `isHidden` keeps dotfiles out of sight.
  * 2. Method: GET and HEAD; `answerOptions` for OPTIONS; 405 for the rest.
  * 3. Containment: `locate` finds the file or folder, inside the root and nowhere else.
- * 4. Conditions: `evaluatePreconditions` and `parseRange` read the conditional and range fields.
- * 5. Delivery: `deliver` lets @std/http's `serveDir` send the file, the range or the listing.
- * 6. Fallback: `fallback` tries the clean URL, the single-page app and the nearest `404.html`.
- * 7. Fields and log: `handle` finishes every answer in one place.
+ * 4. Memory: `recall` answers at once what `load` has kept, as long as the disk has it unchanged.
+ * 5. Variant: `chooseEncoding` picks the encoding, `encode` finds or makes it.
+ * 6. serveDir: `deliver` lets @std/http's `serveDir` say what a file is, and list folders.
+ * 7. Answer: `send` heeds the conditional and range fields, and sends the whole, a part, or neither.
+ * 8. Fallback: `fallback` tries the clean URL, the single-page app and the nearest `404.html`.
+ * 9. Fields and log: `conclude` finishes what was not ready-made.
  *
- * `createHandler` holds 1 to 7, `main` the command line and start-up. It never writes, runs a program, reads the
+ * `createHandler` holds the steps, in `handle` and `respond`, and what needs its options or memory; the functions after
+ * it need neither. `main` is the command line and start-up. The program never writes, runs another program, reads the
  * environment or follows a link out of the folder, and it has no uploads, themes or server-side scripts.
  *
  * @module
@@ -25,9 +28,9 @@
 import { eTag, ifNoneMatch } from "jsr:@std/http@^1.1/etag";
 import { serveDir } from "jsr:@std/http@^1.1/file-server";
 import { STATUS_TEXT, type StatusCode } from "jsr:@std/http@^1.1/status";
-import { extname, join, resolve, SEPARATOR } from "jsr:@std/path@^1.1";
+import { dirname, extname, join, resolve, SEPARATOR } from "jsr:@std/path@^1.1";
 import { normalize } from "jsr:@std/path@^1.1/posix";
-import { parseArgs } from "node:util";
+import { parseArgs, promisify } from "node:util";
 
 /** The version of http-server; the same as in deno.json. */
 export const VERSION = "1.0.0";
@@ -54,6 +57,8 @@ export interface Options {
   headers: [name: string, value: string][];
   /** For how many seconds a client may reuse an answer without asking; 0 means ask every time. @default {0} */
   maxAge: number;
+  /** Whether files are sent compressed to clients that accept it; false sends their bytes as they are. @default {true} */
+  compress: boolean;
   /** Takes one line for each request, without its line break; undefined for no log. @default {undefined} */
   log?: (line: string) => void;
 }
@@ -68,10 +73,11 @@ export const DEFAULTS: Readonly<Options> = {
   cors: false,
   headers: [],
   maxAge: 0,
+  compress: true,
 };
 
 /** Answers one request; what {@linkcode Deno.serve} takes. It never throws and never rejects. */
-export type Handler = (request: Request, info?: Deno.ServeHandlerInfo) => Promise<Response>;
+export type Handler = (request: Request, info?: Deno.ServeHandlerInfo) => Response | Promise<Response>;
 
 /** A regular file or a folder that may be served. */
 interface Entry {
@@ -79,7 +85,41 @@ interface Entry {
   path: string;
   /** Where the disk has it. */
   file: string;
+  /** Where that leads when every link is followed; undefined where links may lead anywhere. */
+  realPath: string | undefined;
   info: Deno.FileInfo;
+}
+
+/** The content codings that files are sent in (RFC 9110, 8.4.1), and the order of preference where a client has none. */
+const ENCODINGS = ["br", "zstd", "gzip", "identity"] as const;
+type Encoding = typeof ENCODINGS[number];
+
+/** What follows the name of a file that lies compressed beside the original. */
+const SUFFIXES: Record<Encoding, string> = { br: ".br", zstd: ".zst", gzip: ".gz", identity: "" };
+
+/** A file in one encoding, with all decided that can be before it is asked for (RFC 9110, 3.2). */
+interface Representation {
+  /** What it was made from: it holds as long as the disk has that unchanged. */
+  entry: Entry;
+  validators: Validators;
+  /** All fields of its 200. */
+  fields: Headers;
+  /** The bytes, as a string where they are ASCII; undefined where they stay on the disk. */
+  body: string | Uint8Array<ArrayBuffer> | undefined;
+  /** Ready-made answers, to be cloned. */
+  ok?: Response;
+  notModified?: Response;
+  /** The other encodings of a file that can be compressed. */
+  variants?: Variants;
+}
+
+interface Variants {
+  /** The encodings that lie beside the file. */
+  beside: Set<Encoding>;
+  /** What has been asked for, and is ready. */
+  made: Map<Encoding, Representation>;
+  /** What has been asked for, and is being made. */
+  making: Map<Encoding, Promise<Representation>>;
 }
 
 const ALLOW = "GET, HEAD, OPTIONS";
@@ -104,26 +144,47 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     cors = DEFAULTS.cors,
     headers = DEFAULTS.headers,
     maxAge = DEFAULTS.maxAge,
+    compress = DEFAULTS.compress,
     log,
   } = options;
   const root = resolve(options.root ?? DEFAULTS.root);
   const realRoot = Deno.realPathSync(root);
   const cacheControl = maxAge > 0 ? `max-age=${maxAge}` : NO_CACHE;
 
+  // What the user says of the encoding is not to be contradicted.
+  const isEncodable = compress && !headers.some(([name]) => name.toLowerCase() === "content-encoding");
+  const memory = new Memory<Representation>(MEMORY_LIMIT);
+  const loading = new Map<string, { entry: Entry; representation: Promise<Representation> }>();
+  const negotiated = new Map<string, Encoding[]>();
+  let clock = { time: 0, text: "" }; // of the log: many lines are of the same millisecond
+
   return handle;
 
-  /** The only place that catches, that adds the fields of every answer, and that logs. */
-  async function handle(request: Request, info?: Deno.ServeHandlerInfo): Promise<Response> {
-    const start = performance.now();
+  function handle(request: Request, info?: Deno.ServeHandlerInfo): Response | Promise<Response> {
+    const start = log === undefined ? 0 : performance.now();
+    const known = recall(request);
+    const answer = known === undefined ? respond(request) : send(request, known);
+    if (answer instanceof Promise) return conclude(request, answer, start, info);
+    logAnswer(request, answer, start, info);
+    return answer;
+  }
+
+  /** The only place that catches, and that adds the fields of every answer that is not ready-made. */
+  async function conclude(
+    request: Request,
+    answer: Promise<Response>,
+    start: number,
+    info?: Deno.ServeHandlerInfo,
+  ): Promise<Response> {
     let response: Response;
     try {
-      response = await respond(request);
+      response = await answer;
     } catch (error) {
       response = fail(statusOf(error));
       if (response.status >= 500) console.error(`${request.method} ${toAscii(request.url)}:`, error);
     }
-    finishFields(response);
-    log?.(logLine(request, response, performance.now() - start, info));
+    finishFields(response.headers, response.status);
+    logAnswer(request, response, start, info);
     return response;
   }
 
@@ -137,7 +198,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
     // The same answer whether a hidden thing exists or not.
     if (!dotfiles && isHidden(path)) return notFound(request, path);
-    const entry = await locate(path);
+    const entry = locate(path);
     if (entry === undefined) return fallback(request, path);
 
     // A page's relative links count from its URL: a folder's ends with a slash, a file's doesn't.
@@ -145,9 +206,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (entry.info.isDirectory !== isFolderPath) return redirect(isFolderPath ? entry.path : `${path}/`, query);
 
     if (entry.info.isFile) return sendFile(request, entry);
-    const index = await locate(path + INDEX);
+    const index = locate(path + INDEX);
     if (index?.info.isFile) return sendFile(request, index);
-    return listing ? deliver(request, entry) : notFound(request, path);
+    return listing ? await deliver(request.method, entry) : notFound(request, path);
   }
 
   // 2. Method -------------------------------------------------------------------------------------------------------
@@ -168,75 +229,285 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   // 3. Containment --------------------------------------------------------------------------------------------------
 
   /** Returns what lies at a path, unless that is outside the root or neither a regular file nor a folder. */
-  async function locate(path: string): Promise<Entry | undefined> {
+  function locate(path: string): Entry | undefined {
     const trimmed = path.length > 1 && path.endsWith("/") ? path.slice(0, -1) : path;
     const file = join(root, trimmed);
     try {
       // Of the whole path, for a link anywhere in it may lead out.
-      if (!symlinks && !isInside(realRoot, await Deno.realPath(file))) return undefined;
-      const info = await Deno.stat(file);
+      const realPath = symlinks ? undefined : Deno.realPathSync(file);
+      if (realPath !== undefined && !isInside(realRoot, realPath)) return undefined;
+      const info = Deno.statSync(file);
       // To open a FIFO waits for its writer, and a device may never end.
-      return info.isFile || info.isDirectory ? { path: trimmed, file, info } : undefined;
+      return info.isFile || info.isDirectory ? { path: trimmed, file, realPath, info } : undefined;
     } catch (error) {
       if (statusOf(error) === 404) return undefined;
       throw error;
     }
   }
 
-  // 4. Conditions and ranges ----------------------------------------------------------------------------------------
-
-  /** Answers with a file, whole or a range of it, or with 304, 412 or 416 where the request's fields ask for that. */
-  async function sendFile(request: Request, entry: Entry): Promise<Response> {
-    const { size, mtime } = entry.info;
-    const validators = await validatorsOf(entry.info);
-    const status = evaluatePreconditions(request.headers, validators);
-    if (status === 412) return fail(412);
-    if (status === 304) {
-      await readStart(entry); // 403 where it can't be read any more, to a client that holds a copy too
-      return new Response(null, { status, headers: validators });
-    }
-
-    const range = request.method === "GET" && isRangeCurrent(request.headers, mtime)
-      ? parseRange(request.headers.get("range"), size)
-      : undefined;
-    if (range === "unsatisfiable") return fail(416, { "content-range": `bytes */${size}` });
-
-    const response = await deliver(request, entry, range);
-    for (const [name, value] of Object.entries(validators)) response.headers.set(name, value);
-    return response;
+  /** As `locate`, for what is likely not there: Deno says that with an error, which takes longer than all the rest. */
+  async function locateUnlikely(path: string): Promise<Entry | undefined> {
+    const { existsSync } = await import("node:fs"); // not before, for it delays the start
+    return existsSync(join(root, path)) ? locate(path) : undefined;
   }
 
-  // 5. Delivery -----------------------------------------------------------------------------------------------------
+  // 4. Memory -------------------------------------------------------------------------------------------------------
 
-  /** Lets `serveDir` send a file, a range of it, or a folder's listing. */
-  async function deliver(request: Request, entry: Entry, range?: ByteRange): Promise<Response> {
+  /** Returns what answers a GET or HEAD, where memory has it and the disk has had no change since. */
+  function recall(request: Request): Representation | undefined {
+    const { url } = request;
+    const pathStart = url.indexOf("/", url.indexOf(":") + "://".length);
+    const queryStart = url.indexOf("?", pathStart);
+    const path = queryStart < 0 ? url.slice(pathStart) : url.slice(pathStart, queryStart);
+    const plain = memory.get(path.endsWith("/") ? path + INDEX : path);
+    if (plain === undefined || request.method !== "GET" && request.method !== "HEAD") return undefined;
+    if (!isHostValid(request.headers.get("host")) || !isCurrent(plain.entry)) return undefined;
+
+    const encoding = chooseEncoding(request, plain);
+    if (encoding === "identity") return plain;
+    const variant = plain.variants?.made.get(encoding);
+    return variant !== undefined && (variant.entry === plain.entry || isCurrent(variant.entry)) ? variant : undefined;
+  }
+
+  /** Whether the disk still has what was found there, in the same place. */
+  function isCurrent({ file, realPath, info }: Entry): boolean {
+    try {
+      if (!isSameVersion(Deno.statSync(file), info)) return false;
+      // A file can be where it was while a folder above it has become a link to the outside; the root's own files have none.
+      return realPath === undefined || dirname(realPath) === realRoot || Deno.realPathSync(file) === realPath;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Returns a file as it is now, from memory or from the disk; requests at the same time wait for the same work. */
+  function load(entry: Entry): Promise<Representation> {
+    const key = encodePath(entry.path);
+    const kept = memory.get(key);
+    if (kept !== undefined && isSameVersion(kept.entry.info, entry.info)) return Promise.resolve(kept);
+    const other = loading.get(key);
+    if (other !== undefined && isSameVersion(other.entry.info, entry.info)) return other.representation;
+
+    // What was written a moment ago may be written again without a difference that the disk's clock shows.
+    const isSettled = Date.now() - Math.max(...timesOf(entry.info)) > SETTLING_TIME;
+    const representation = represent(entry).then((representation) => {
+      if (isSettled && isCurrent(entry)) memory.set(key, representation, footprintOf(representation));
+      else memory.delete(key);
+      return representation;
+    }).finally(() => {
+      if (loading.get(key)?.representation === representation) loading.delete(key);
+    });
+    loading.set(key, { entry, representation });
+    return representation;
+  }
+
+  // 5. Variant ------------------------------------------------------------------------------------------------------
+
+  /** Returns the best encoding of those that the client accepts and the file can have; a range is of the file itself. */
+  function chooseEncoding({ headers }: Request, { entry, variants }: Representation): Encoding {
+    if (variants === undefined || headers.has("range")) return "identity";
+    const field = headers.get("accept-encoding");
+    if (field === null) return "identity";
+    let accepted = negotiated.get(field);
+    if (accepted === undefined) {
+      if (negotiated.size >= NEGOTIATED_LIMIT) negotiated.clear();
+      negotiated.set(field, accepted = acceptedEncodings(field));
+    }
+    const { size } = entry.info;
+    const isWorthIt = size >= COMPRESSED_SIZE || !accepted.includes("identity");
+    const isMade = (encoding: Encoding) => isWorthIt && (encoding === "gzip" || encoding === "br" && size <= KEPT_SIZE);
+    return accepted.find((encoding) => encoding === "identity" || variants.beside.has(encoding) || isMade(encoding)) ??
+      "identity";
+  }
+
+  /** Returns the variant of a file in an encoding; requests at the same time wait for the same work. */
+  function encode(plain: Representation, encoding: Encoding): Promise<Representation> {
+    const { variants } = plain;
+    if (variants === undefined || encoding === "identity") return Promise.resolve(plain);
+    const made = variants.made.get(encoding);
+    if (made !== undefined && (made.entry === plain.entry || isCurrent(made.entry))) return Promise.resolve(made);
+    const other = variants.making.get(encoding);
+    if (other !== undefined) return other;
+
+    const making = makeVariant(plain, encoding, variants).then((variant) => {
+      variants.made.set(encoding, variant);
+      memory.grow(encodePath(plain.entry.path), plain, footprintOf(variant));
+      return variant;
+    }).finally(() => variants.making.delete(encoding));
+    variants.making.set(encoding, making);
+    return making;
+  }
+
+  /** Makes a variant of what lies beside the file, else of the file's own bytes. */
+  async function makeVariant(plain: Representation, encoding: Encoding, variants: Variants): Promise<Representation> {
+    const beside = await findBeside(plain.entry, encoding);
+    if (beside !== undefined) {
+      try {
+        return await represent(beside, encoding, plain);
+      } catch (error) {
+        if (statusOf(error) >= 500) throw error; // else it is unreadable or gone, and as good as not there
+      }
+    }
+    variants.beside.delete(encoding);
+    if (encoding !== "br" && encoding !== "gzip") return plain;
+    const { entry, validators } = plain;
+    const fields = new Headers(plain.fields);
+    fields.set("content-encoding", encoding);
+    if (plain.body === undefined) {
+      fields.delete("content-length"); // `stream` compresses it on its way
+      return { entry, validators, fields, body: undefined };
+    }
+    const body = await compressBody(plain.body, encoding);
+    if (body.length >= plain.body.length) return plain;
+    fields.set("content-length", `${body.length}`);
+    return { entry, validators, fields, body };
+  }
+
+  /** Returns the file that lies beside another in an encoding, unless it is older than that. */
+  async function findBeside({ path, info }: Entry, encoding: Encoding): Promise<Entry | undefined> {
+    const beside = await locateUnlikely(path + SUFFIXES[encoding]);
+    if (!beside?.info.isFile || (beside.info.mtime ?? 0) < (info.mtime ?? 0)) return undefined;
+    return beside;
+  }
+
+  // 6. serveDir -----------------------------------------------------------------------------------------------------
+
+  /** Makes the representation of a file, or of what lies beside `original` in another encoding. */
+  async function represent(entry: Entry, encoding?: Encoding, original?: Representation): Promise<Representation> {
+    const isKept = entry.info.size <= KEPT_SIZE;
+    const response = await deliver(isKept ? "GET" : "HEAD", entry);
+    const bytes = isKept ? await response.bytes() : undefined;
+    const fields = response.headers;
+    fields.set("content-length", `${bytes?.length ?? entry.info.size}`);
+    fields.set("content-type", contentType(entry.path, fields.get("content-type"), bytes ?? await readStart(entry)));
+    const validators = await validatorsOf(entry.info, bytes);
+    setValidators(fields, validators);
+    if (original !== undefined && encoding !== undefined) {
+      fields.set("content-type", original.fields.get("content-type")!);
+      fields.set("content-encoding", encoding);
+    }
+    const isCompressible = isEncodable && COMPRESSIBLE.test(fields.get("content-type")!);
+    if (isCompressible) fields.set("vary", "Accept-Encoding");
+    finishFields(fields, 200);
+    const representation: Representation = { entry, validators, fields, body: bytes && toStringIfAscii(bytes) };
+    if (isCompressible && original === undefined) {
+      const beside = new Set<Encoding>();
+      for (const encoding of ENCODINGS) {
+        if (encoding !== "identity" && await findBeside(entry, encoding)) beside.add(encoding);
+      }
+      representation.variants = { beside, made: new Map(), making: new Map() };
+    }
+    return representation;
+  }
+
+  /** Lets `serveDir` answer with a file, a range of it, or a folder's listing. */
+  async function deliver(method: string, entry: Entry, range?: ByteRange): Promise<Response> {
     const { path, info } = entry;
-    const start = await readStart(entry); // throws what `serveDir` would answer 500 to
     const url = `http://localhost${encodePath(info.isFile || path === "/" ? path : `${path}/`)}`;
     const fields: HeadersInit = range ? { range: `bytes=${range.start}-${range.end}` } : {};
-    const response = await serveDir(new Request(url, { method: request.method, headers: fields }), {
+    const response = await serveDir(new Request(url, { method, headers: fields }), {
       fsRoot: root,
       showIndex: false, // `respond` has looked for it, behind links too
       showDirListing: true, // `respond` has asked whether it may
       showDotfiles: dotfiles || path.includes("/."), // `respond` has let this one pass
       quiet: true,
     });
-    if (response.status >= 500) throw new Error("serveDir answered 500");
-    if (!response.ok) return fail(response.status); // it went away since `locate` looked
-
+    if (response.status === 500) {
+      await readStart(entry); // throws what `serveDir` keeps to itself, such as a lack of permission
+      throw new Error("serveDir answered 500");
+    }
+    if (!response.ok) throw new Deno.errors.NotFound("it went away since `locate` looked");
     response.headers.delete("server");
     if (info.isDirectory) response.headers.delete("accept-ranges"); // listings have none
-    else response.headers.set("content-type", contentType(path, response.headers.get("content-type"), start));
     return response;
   }
 
-  // 6. Fallback -----------------------------------------------------------------------------------------------------
+  // 7. Answer -------------------------------------------------------------------------------------------------------
+
+  /** Answers with a file, in the encoding that suits the request. */
+  async function sendFile(request: Request, entry: Entry): Promise<Response> {
+    const plain = await load(entry);
+    return send(request, await encode(plain, chooseEncoding(request, plain)));
+  }
+
+  /** Answers with a representation: whole, a range of it, or with 304, 412 or 416 where the request asks for that. */
+  function send({ method, headers }: Request, representation: Representation): Response | Promise<Response> {
+    const { entry, validators, fields, body } = representation;
+    const status = evaluatePreconditions(headers, validators);
+    if (status === 304) return notModified(representation);
+    if (status === 412) return finished(fail(412));
+    if (method === "HEAD") return new Response(null, { headers: fields });
+
+    const rangeField = headers.get("range");
+    if (rangeField !== null && isRangeCurrent(headers.get("if-range"), validators)) {
+      const size = body?.length ?? entry.info.size;
+      const range = parseRange(rangeField, size);
+      if (range === "unsatisfiable") return finished(fail(416, { "content-range": `bytes */${size}` }));
+      if (range !== undefined) return sendRange(representation, range, size);
+    }
+    if (body === undefined) return stream(representation);
+    // Cloned answers share their bytes, which a program that reads them could then change; a string can't be.
+    if (typeof body !== "string") return new Response(body, { headers: fields });
+    representation.ok ??= new Response(body, { headers: fields });
+    return representation.ok.clone();
+  }
+
+  function notModified(representation: Representation): Response {
+    if (representation.notModified === undefined) {
+      const fields = new Headers();
+      setValidators(fields, representation.validators);
+      const vary = representation.fields.get("vary");
+      if (vary !== null) fields.set("vary", vary);
+      finishFields(fields, 304);
+      representation.notModified = new Response(null, { status: 304, headers: fields });
+    }
+    return representation.notModified.clone();
+  }
+
+  /** Sends a file from the disk, compressed on its way where its fields say so. */
+  async function stream({ entry, fields }: Representation): Promise<Response> {
+    const { readable } = await Deno.open(entry.file);
+    const isCompressed = fields.has("content-encoding") && !fields.has("content-length");
+    const body = isCompressed ? readable.pipeThrough(new CompressionStream("gzip")) : readable;
+    return new Response(body, { headers: fields });
+  }
+
+  async function sendRange(representation: Representation, range: ByteRange, size: number): Promise<Response> {
+    const { start, end } = range;
+    const { entry, body } = representation;
+    const fields = new Headers(representation.fields);
+    fields.set("content-range", `bytes ${start}-${end}/${size}`);
+    fields.set("content-length", `${end - start + 1}`);
+    const part = body === undefined ? await readRange(entry, range, size) : body.slice(start, end + 1);
+    return new Response(part, { status: 206, headers: fields });
+  }
+
+  /** Returns a range of a file: read at once where it is small, else as a stream, which Deno does best up to the end. */
+  async function readRange(entry: Entry, range: ByteRange, size: number): Promise<BodyInit | null> {
+    const { start, end } = range;
+    const length = end - start + 1;
+    if (end < size - 1 && length > KEPT_SIZE) return (await deliver("GET", entry, range)).body;
+    const file = await Deno.open(entry.file);
+    await file.seek(start, Deno.SeekMode.Start);
+    if (end === size - 1) return file.readable;
+    using _closing = file;
+    const bytes = new Uint8Array(length);
+    let filled = 0;
+    while (filled < length) {
+      const count = await file.read(bytes.subarray(filled));
+      if (count === null) throw new Deno.errors.NotFound("it was cut short since `locate` looked");
+      filled += count;
+    }
+    return bytes;
+  }
+
+  // 8. Fallback -----------------------------------------------------------------------------------------------------
 
   /** Answers where nothing lies at the path: the page of a clean URL, the single-page app, or 404. */
   async function fallback(request: Request, path: string): Promise<Response> {
-    const page = path.endsWith("/") ? undefined : await locate(`${path}.html`);
+    const page = path.endsWith("/") ? undefined : await locateUnlikely(`${path}.html`);
     if (page?.info.isFile) return sendFile(request, page);
-    const app = spa && extname(path) === "" ? await locate(`/${INDEX}`) : undefined;
+    const app = spa && extname(path) === "" ? locate(`/${INDEX}`) : undefined;
     if (app?.info.isFile) return sendFile(request, app);
     return notFound(request, path);
   }
@@ -245,30 +516,54 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   async function notFound(request: Request, path: string): Promise<Response> {
     let page: Entry | undefined;
     // From the root down, as far as there are folders: a path of 30,000 segments costs one look, not 30,000.
-    for (let folder = "/"; (await locate(folder))?.info.isDirectory;) {
-      const candidate = await locate(folder + NOT_FOUND_PAGE);
+    for (let folder = "/"; folder !== "";) {
+      const candidate = await locateUnlikely(folder + NOT_FOUND_PAGE);
       if (candidate?.info.isFile) page = candidate;
       folder = path.slice(0, path.indexOf("/", folder.length) + 1);
-      if (folder === "" || !dotfiles && isHidden(folder)) break;
+      if (!dotfiles && isHidden(folder) || folder !== "" && !locate(folder)?.info.isDirectory) break;
     }
     if (page === undefined) return fail(404);
-    const { body, headers } = await deliver(request, page);
-    for (const name of ["accept-ranges", "last-modified", "etag"]) headers.delete(name); // they are the page's own
-    return new Response(body, { status: 404, headers });
+    const representation = await load(page);
+    const fields = new Headers(representation.fields);
+    for (const name of ["accept-ranges", "last-modified", "etag", "vary"]) fields.delete(name); // they are a 200's
+    const body = request.method === "HEAD" ? null : representation.body ?? (await stream(representation)).body;
+    return new Response(body, { status: 404, headers: fields });
   }
 
-  // 7. Fields and log -----------------------------------------------------------------------------------------------
+  // 9. Fields and log -----------------------------------------------------------------------------------------------
 
-  /** Adds what every answer carries; the user's own fields come last and win. */
-  function finishFields(response: Response): void {
-    response.headers.set("x-content-type-options", "nosniff");
-    response.headers.set("cache-control", response.status < 400 ? cacheControl : NO_CACHE);
+  /** Adds what every answer carries; the user's own fields come last and win. To do it twice changes nothing. */
+  function finishFields(fields: Headers, status: number): void {
+    fields.set("x-content-type-options", "nosniff");
+    fields.set("cache-control", status < 400 ? cacheControl : NO_CACHE);
     if (cors) {
-      response.headers.set("access-control-allow-origin", "*");
-      response.headers.set("access-control-expose-headers", "*");
+      fields.set("access-control-allow-origin", "*");
+      fields.set("access-control-expose-headers", "*");
     }
-    for (const [name] of headers) response.headers.delete(name);
-    for (const [name, value] of headers) response.headers.append(name, value);
+    for (const [name] of headers) fields.delete(name);
+    for (const [name, value] of headers) fields.append(name, value);
+  }
+
+  /** Logs a line: time, client address, method, target, status, bytes of the body, milliseconds. */
+  function logAnswer(request: Request, response: Response, start: number, info?: Deno.ServeHandlerInfo): void {
+    if (log === undefined) return;
+    const { method, url } = request;
+    const now = Date.now();
+    if (now !== clock.time) clock = { time: now, text: new Date(now).toISOString() };
+    const address = info?.remoteAddr as Deno.NetAddr | undefined;
+    const target = url.slice(url.indexOf("/", url.indexOf(":") + "://".length));
+    const length = response.headers.get("content-length") ?? "-";
+    const duration = (performance.now() - start).toFixed(1);
+    log(
+      `${clock.text} ${address?.hostname ?? "-"} ${toAscii(method)} ${
+        toAscii(target)
+      } ${response.status} ${length} ${duration}ms`,
+    );
+  }
+
+  function finished(response: Response): Response {
+    finishFields(response.headers, response.status);
+    return response;
   }
 }
 
@@ -280,11 +575,14 @@ const URL_PARTS = /^[^:/?#]+:\/\/[^/?#]*([^?#]*)(\?[^#]*)?/;
 /** `uri-host [ ":" port ]` (RFC 9110, 7.2; RFC 3986, 3.2.2). */
 const HOST = /^(?:\[[\da-f:.%]+\]|[\w.~!$&'()*+,;=%-]*)(?::\d*)?$/i;
 
+/** Whether a Host field names a host; one with a slash in it would become part of the path. HTTP/2 and 1.0 have none. */
+function isHostValid(host: string | null): boolean {
+  return host === null || HOST.test(host);
+}
+
 /** Returns the tidied path and the raw query of a request, or undefined where the target or the Host is malformed. */
 function parseTarget(request: Request): { path: string; query: string } | undefined {
-  // A Host with a slash in it would become part of the path.
-  const host = request.headers.get("host");
-  if (host !== null && !HOST.test(host)) return undefined;
+  if (!isHostValid(request.headers.get("host"))) return undefined;
   const [, rawPath = "", query = ""] = URL_PARTS.exec(request.url) ?? [];
   const path = resolvePath(rawPath);
   return path === undefined ? undefined : { path, query };
@@ -327,19 +625,164 @@ function isInside(folder: string, path: string): boolean {
   return path === folder || path.startsWith(folder.endsWith(SEPARATOR) ? folder : folder + SEPARATOR);
 }
 
-// 4. Conditions and ranges ------------------------------------------------------------------------------------------
+// 4. Memory ---------------------------------------------------------------------------------------------------------
 
-/** `etag` and `last-modified`, the fields that tell one version of a file from another; none where the disk has no time. */
-type Validators = Record<string, string>;
+/** The largest file whose bytes are kept in memory. */
+const KEPT_SIZE = 1 << 20;
+
+/** How many bytes memory keeps in all. */
+const MEMORY_LIMIT = 64 << 20;
+
+/** What a representation takes in memory besides its bytes: fields, ready-made answers, file information. */
+const OVERHEAD = 4 << 10;
+
+/** For how long after a change a file is not kept, in milliseconds: FAT's clock, the coarsest, ticks every two seconds. */
+const SETTLING_TIME = 2000;
+
+/** Keeps the values that were used last, up to a limit of bytes. */
+export class Memory<Value> {
+  #limit: number;
+  #size = 0;
+  #items = new Map<string, { value: Value; size: number }>();
+  #latest: string | undefined;
+
+  constructor(limit: number) {
+    this.#limit = limit;
+  }
+
+  /** How many bytes are kept. */
+  get size(): number {
+    return this.#size;
+  }
+
+  get(key: string): Value | undefined {
+    const item = this.#items.get(key);
+    if (item !== undefined && key !== this.#latest) this.#touch(key, item);
+    return item?.value;
+  }
+
+  set(key: string, value: Value, size: number): void {
+    this.delete(key);
+    this.#touch(key, { value, size });
+    this.#size += size;
+    this.#evict();
+  }
+
+  /** Counts more bytes to a value, if it is still kept. */
+  grow(key: string, value: Value, size: number): void {
+    const item = this.#items.get(key);
+    if (item?.value !== value) return;
+    item.size += size;
+    this.#size += size;
+    this.#evict();
+  }
+
+  delete(key: string): void {
+    this.#size -= this.#items.get(key)?.size ?? 0;
+    this.#items.delete(key);
+  }
+
+  /** Puts an item last: a Map keeps the order of insertion, and what comes first goes first. */
+  #touch(key: string, item: { value: Value; size: number }): void {
+    this.#items.delete(key);
+    this.#items.set(key, item);
+    this.#latest = key;
+  }
+
+  #evict(): void {
+    for (const key of this.#items.keys()) {
+      if (this.#size <= this.#limit) return;
+      this.delete(key);
+    }
+  }
+}
+
+function footprintOf({ body }: Representation): number {
+  return OVERHEAD + (body?.length ?? 0);
+}
+
+function isSameVersion(one: Deno.FileInfo, other: Deno.FileInfo): boolean {
+  return one.size === other.size && one.ino === other.ino && one.dev === other.dev &&
+    one.mtime?.getTime() === other.mtime?.getTime() && one.ctime?.getTime() === other.ctime?.getTime();
+}
+
+/** When a file was last changed, in milliseconds: its bytes, and anything about it. */
+function timesOf({ mtime, ctime }: Deno.FileInfo): number[] {
+  return [mtime?.getTime() ?? 0, ctime?.getTime() ?? 0];
+}
+
+// 5. Variant --------------------------------------------------------------------------------------------------------
+
+/** The size from which on a file is compressed, in bytes: a smaller one fits into one packet as it is. */
+const COMPRESSED_SIZE = 1024;
+
+/** How many different Accept-Encoding fields are remembered; browsers send a handful. */
+const NEGOTIATED_LIMIT = 100;
+
+/** The types that shrink; images, films, fonts for the web and archives are compressed already. */
+const COMPRESSIBLE =
+  /^(?:text\/|(?:application|image|model)\/(?:[\w.-]+\+)?(?:json|xml|javascript|x-javascript|ecmascript|wasm|x-sh|toml|yaml|sql|graphql|rtf|manifest|x-ndjson|vnd\.ms-fontobject|bmp|x-ms-bmp|vnd\.microsoft\.icon)|font\/(?:ttf|otf|collection))/;
+
+/** Returns the encodings that a client accepts, the best first: by its weights, then by ours (RFC 9110, 12.5.3). */
+export function acceptedEncodings(field: string): Encoding[] {
+  const weights = new Map<string, number>();
+  for (const item of field.toLowerCase().split(",")) {
+    const [, coding, weight = "1"] = /^\s*([^\s;]+)\s*(?:;\s*q=([01](?:\.\d{0,3})?))?\s*$/.exec(item) ?? [];
+    if (coding !== undefined) weights.set(coding.replace(/^x-(?=gzip$)/, ""), Number(weight));
+  }
+  // Without a word on it identity is acceptable, but less than what is asked for.
+  const weightOf = (encoding: Encoding) =>
+    weights.get(encoding) ?? weights.get("*") ?? (encoding === "identity" ? Number.MIN_VALUE : 0);
+  return ENCODINGS.filter((encoding) => weightOf(encoding) > 0).sort((a, b) => weightOf(b) - weightOf(a));
+}
+
+const BROTLI_QUALITY = 5;
+const GZIP_LEVEL = 6;
+
+/** Compresses bytes off the main thread. */
+async function compressBody(body: string | Uint8Array, encoding: "br" | "gzip"): Promise<Uint8Array<ArrayBuffer>> {
+  const { brotliCompress, constants, gzip } = await import("node:zlib"); // not before, for it delays the start
+  return new Uint8Array(
+    encoding === "br"
+      ? await promisify(brotliCompress)(body, { params: { [constants.BROTLI_PARAM_QUALITY]: BROTLI_QUALITY } })
+      : await promisify(gzip)(body, { level: GZIP_LEVEL }),
+  );
+}
+
+/** Returns ASCII bytes as a string, and all others as they are. */
+function toStringIfAscii(bytes: Uint8Array<ArrayBuffer>): string | Uint8Array<ArrayBuffer> {
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    return text.length === bytes.length ? text : bytes; // every other character is longer in UTF-8
+  } catch {
+    return bytes;
+  }
+}
+
+// 7. Answer ------------------------------------------------------------------------------------------
+
+/** What tells one version of a file from another (RFC 9110, 8.8); empty where the disk has no time. */
+export interface Validators {
+  /** Weak, for every encoding made of the same bytes has the same. */
+  etag?: string;
+  /** `Last-Modified` in milliseconds, of whole seconds as the field has them. */
+  modified?: number;
+}
 
 /**
- * Returns `ETag` and `Last-Modified` of a file (RFC 9110, 8.8). The tag changes with the file's size, times or inode,
- * so it also does where a file of the same size and age takes the place of another. It is weak, for no byte was read.
+ * Returns the validators of a file: a tag of its bytes where they are at hand, for two edits can come faster than the
+ * disk's clock ticks; else of its size, times and inode.
  */
-async function validatorsOf({ size, mtime, ctime, ino }: Deno.FileInfo): Promise<Validators> {
+async function validatorsOf(info: Deno.FileInfo, bytes?: Uint8Array<ArrayBuffer>): Promise<Validators> {
+  const { size, mtime, ino } = info;
   if (mtime === null) return {};
-  const version = [size, mtime.getTime(), ctime?.getTime(), ino].join(" ");
-  return { etag: await eTag(version, { weak: true }), "last-modified": mtime.toUTCString() };
+  const etag = await eTag(bytes ?? [size, ...timesOf(info), ino].join(" "), { weak: true });
+  return { etag, modified: Math.floor(mtime.getTime() / 1000) * 1000 };
+}
+
+function setValidators(fields: Headers, { etag, modified }: Validators): void {
+  if (etag !== undefined) fields.set("etag", etag);
+  if (modified !== undefined) fields.set("last-modified", new Date(modified).toUTCString());
 }
 
 /** An HTTP-date in any of its three forms (RFC 9110, 5.6.7); what `Date.parse` takes beyond them is no date here. */
@@ -347,30 +790,30 @@ const HTTP_DATE =
   /^[A-Z][a-z]{2,8}(?:, \d\d[ -][A-Z][a-z]{2}[ -](?:\d\d){1,2} \d\d:\d\d:\d\d GMT| [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4})$/;
 
 /** Returns the time of an HTTP-date in milliseconds, or NaN, which compares false with every time. */
-function parseDate(value: string | null): number {
-  if (value === null || !HTTP_DATE.test(value)) return NaN;
+function parseDate(value: string): number {
+  if (!HTTP_DATE.test(value)) return NaN;
   return Date.parse(value.endsWith("GMT") ? value : `${value} GMT`);
 }
 
 /** Returns the status that a request's conditional fields lead to, in the order of RFC 9110, 13.2.2. */
-export function evaluatePreconditions(request: Headers, validators: Validators): 200 | 304 | 412 {
-  const modified = parseDate(validators["last-modified"] ?? null);
+export function evaluatePreconditions(request: Headers, { etag, modified = NaN }: Validators): 200 | 304 | 412 {
   const ifMatch = request.get("if-match");
   if (ifMatch !== null) {
     // Compared strongly, which a weak tag never passes (13.1.1).
     if (ifMatch !== "*") return 412;
-  } else if (modified > parseDate(request.get("if-unmodified-since"))) {
-    return 412;
+  } else {
+    const since = request.get("if-unmodified-since");
+    if (since !== null && modified > parseDate(since)) return 412;
   }
   const tags = request.get("if-none-match");
-  if (tags !== null) return ifNoneMatch(tags, validators.etag) ? 200 : 304;
-  return modified <= parseDate(request.get("if-modified-since")) ? 304 : 200;
+  if (tags !== null) return ifNoneMatch(tags, etag) ? 200 : 304;
+  const since = request.get("if-modified-since");
+  return since !== null && modified <= parseDate(since) ? 304 : 200;
 }
 
 /** Whether `If-Range` lets a range through: only the file's own date does, a weak tag never (RFC 9110, 13.1.5). */
-function isRangeCurrent(request: Headers, mtime: Date | null): boolean {
-  const ifRange = request.get("if-range");
-  return ifRange === null || mtime !== null && parseDate(ifRange) === parseDate(mtime.toUTCString());
+function isRangeCurrent(ifRange: string | null, { modified }: Validators): boolean {
+  return ifRange === null || parseDate(ifRange) === modified;
 }
 
 /** The first and the last byte of a range, counted from 0. */
@@ -393,7 +836,7 @@ export function parseRange(field: string | null, size: number): ByteRange | "uns
   return start > end ? "unsatisfiable" : { start, end };
 }
 
-// 5. Delivery -------------------------------------------------------------------------------------------------------
+// 6. serveDir -------------------------------------------------------------------------------------------------------
 
 /** How much of a file without a known extension is looked at, in bytes. */
 const SNIFFED_LENGTH = 1024;
@@ -415,7 +858,7 @@ const SOURCE_CODE = [".ts", ".tsx", ".mts", ".cts"];
 /** Returns the type of a file: what is `known` of its extension, or what its first bytes look like. */
 function contentType(path: string, known: string | null, start: Uint8Array): string {
   if (known !== null && !SOURCE_CODE.includes(extname(path).toLowerCase())) return known;
-  return isText(start) ? "text/plain; charset=UTF-8" : "application/octet-stream";
+  return isText(start.subarray(0, SNIFFED_LENGTH)) ? "text/plain; charset=UTF-8" : "application/octet-stream";
 }
 
 /** Whether bytes are the start of a UTF-8 text: no control characters but white space and escape sequences. */
@@ -429,7 +872,7 @@ function isText(start: Uint8Array): boolean {
   }
 }
 
-// 7. Fields and log -------------------------------------------------------------------------------------------------
+// 9. Fields and log -------------------------------------------------------------------------------------------------
 
 /** The status of what the file system says, by the error's name or code; nothing else of it reaches the client. */
 const ERROR_STATUS: Record<string, StatusCode> = {
@@ -457,17 +900,9 @@ function fail(status: number, fields: Record<string, string> = {}): Response {
   });
 }
 
-/** Returns a line of the log: time, client address, method, target, status, bytes of the body, milliseconds. */
-function logLine(request: Request, response: Response, duration: number, info?: Deno.ServeHandlerInfo): string {
-  const address = info?.remoteAddr as Deno.NetAddr | undefined;
-  const target = request.url.slice(request.url.indexOf("/", request.url.indexOf("://") + 3));
-  const length = response.headers.get("content-length") ?? "-";
-  return `${new Date().toISOString()} ${address?.hostname ?? "-"} ${toAscii(request.method)} ${toAscii(target)} ` +
-    `${response.status} ${length} ${duration.toFixed(1)}ms`;
-}
-
 /** Returns a text with all but the visible ASCII percent-encoded: nothing in it can break a line or a field. */
 function toAscii(text: string): string {
+  if (!/[^\x21-\x7e]/.test(text)) return text;
   return text.toWellFormed().replace(/[^\x21-\x7e]/gu, encodeURIComponent);
 }
 
@@ -500,6 +935,7 @@ const FLAGS = {
     value: "SECONDS",
     help: "let browsers keep an answer that long [default: ask each time]",
   },
+  "no-compress": { type: "boolean", help: "send files as they are, never compressed" },
   cert: { type: "string", value: "FILE", help: "HTTPS and HTTP/2, with this certificate (PEM), and" },
   key: { type: "string", value: "FILE", help: "its private key (PEM)" },
   quiet: { type: "boolean", short: "q", help: "do not log requests" },
@@ -569,6 +1005,7 @@ function parseCommand(args: string[]): Command {
       symlinks: values.symlinks,
       spa: values.spa,
       cors: values.cors,
+      compress: !values["no-compress"],
       headers: values.header?.map(parseHeader),
       maxAge: parseNumber("--max-age", values["max-age"], 2 ** 31),
     },

@@ -32,7 +32,7 @@ const PACKAGES: Record<"http" | "path" | "assert", Package> = {
       ],
       "./etag": [
         "http/etag",
-        `export function eTag(entity: string | Uint8Array, options?: { weak?: boolean }): Promise<string>;
+        `export function eTag(entity: string | Uint8Array<ArrayBuffer>, options?: { weak?: boolean }): Promise<string>;
          export function ifNoneMatch(value: string | null, etag: string | undefined): boolean;`,
       ],
       "./status": [
