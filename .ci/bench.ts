@@ -1,0 +1,339 @@
+/**
+ * Compares http-server with the servers that are installed here, on the same folder: `deno task bench`.
+ *
+ * Every server gets one processor core and the load generator `wrk` another, where `taskset` can pin them. Each row is
+ * measured in several runs that alternate between the servers, and the medians are printed as ratios to plain `serveDir`,
+ * which is 1: on a noisy machine a ratio means something, a number of seconds does not. Numbers of processes, ports and
+ * time are bounded, and all traffic stays on 127.0.0.1. Needs Linux, and `wrk`; other servers are optional.
+ *
+ *     deno task bench [--rounds N] [--seconds N] [--only server,server] [--rows word,word]
+ *
+ * @module
+ */
+
+import { serveDir } from "@std/http/file-server";
+import { dirname, fromFileUrl, join } from "@std/path";
+import { parseArgs } from "node:util";
+
+/** The fields that http-server gives its answers, for the handler that does nothing else. */
+const FIELDS = {
+  "accept-ranges": "bytes",
+  "content-length": "188",
+  "content-type": "text/html; charset=UTF-8",
+  "etag": 'W/"bc-47DEQpj8HBSa+/TImW+5JCeuQeR"',
+  "last-modified": "Sun, 06 Nov 1994 08:49:37 GMT",
+  "vary": "Accept-Encoding",
+  "x-content-type-options": "nosniff",
+  "cache-control": "no-cache",
+};
+
+const here = dirname(fromFileUrl(import.meta.url));
+const AS_A_BROWSER = ["-H", "Accept-Encoding: gzip, deflate, br, zstd"];
+const BIG_SIZE = 100_000_000;
+
+interface Server {
+  name: string;
+  /** What to start, for a port and a folder; configuration files go into `temp`. */
+  command(port: number, folder: string, temp: string): string[] | Promise<string[]>;
+}
+
+const deno = [Deno.execPath(), "run", "--quiet", "--no-check", "--allow-net", "--allow-read"];
+
+const SERVERS: Server[] = [
+  {
+    name: "http-server (this)",
+    command: (port, folder) => [...deno, join(here, "../server.ts"), "-q", "-a", "127.0.0.1", "-p", `${port}`, folder],
+  },
+  {
+    name: "the same, with log",
+    command: (port, folder) => [...deno, join(here, "../server.ts"), "-a", "127.0.0.1", "-p", `${port}`, folder],
+  },
+  { name: "plain serveDir", command: (port, folder) => [...deno, join(here, "bench.ts"), "plain", `${port}`, folder] },
+  { name: "bare handler", command: (port, folder) => [...deno, join(here, "bench.ts"), "bare", `${port}`, folder] },
+  {
+    name: "nginx",
+    async command(port, folder, temp) {
+      const config = join(temp, "nginx.conf");
+      await Deno.writeTextFile(
+        config,
+        `daemon off; worker_processes 1; pid ${temp}/nginx.pid; error_log stderr crit; user root;
+         events { worker_connections 1024; }
+         http { access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000; default_type text/plain;
+           types { text/html html; text/javascript js; } gzip on; gzip_types text/javascript; gzip_min_length 1024;
+           server { listen 127.0.0.1:${port}; root ${folder}; } }`,
+      );
+      return ["nginx", "-c", config];
+    },
+  },
+  {
+    name: "caddy",
+    async command(port, folder, temp) {
+      const config = join(temp, "Caddyfile");
+      await Deno.writeTextFile(
+        config,
+        `{\n admin off\n auto_https off\n}\nhttp://127.0.0.1:${port} {\n root * ${folder}\n encode zstd gzip\n file_server\n}\n`,
+      );
+      return ["env", `HOME=${temp}`, "caddy", "run", "--config", config, "--adapter", "caddyfile"];
+    },
+  },
+  {
+    name: "lighttpd",
+    async command(port, folder, temp) {
+      const config = join(temp, "lighttpd.conf");
+      await Deno.writeTextFile(
+        config,
+        `server.document-root = "${folder}"\nserver.port = ${port}\nserver.bind = "127.0.0.1"
+         server.max-keep-alive-requests = 65535\nserver.modules = ("mod_deflate")
+         index-file.names = ("index.html")\nmimetype.assign = (".html" => "text/html", ".js" => "text/javascript")
+         deflate.mimetypes = ("text/")\ndeflate.allowed-encodings = ("br", "gzip")\n`,
+      );
+      return ["lighttpd", "-D", "-f", config];
+    },
+  },
+  {
+    name: "http-server (npm)",
+    command: (port, folder) => ["http-server", folder, "-s", "-a", "127.0.0.1", "-p", `${port}`],
+  },
+  { name: "serve", command: (port, folder) => ["serve", "-L", "-l", `tcp://127.0.0.1:${port}`, folder] },
+  { name: "sirv-cli", command: (port, folder) => ["sirv", folder, "-q", "-H", "127.0.0.1", "-p", `${port}`] },
+  {
+    name: "python3 -m http.server",
+    command: (port, folder) => ["python3", "-m", "http.server", "-b", "127.0.0.1", "-d", folder, `${port}`],
+  },
+];
+
+interface Row {
+  name: string;
+  path: string;
+  /** Arguments for wrk. */
+  wrk?: string[];
+  /** The figure of a run; requests a second, if not said otherwise. */
+  unit?: "MB/s";
+  status: number;
+}
+
+const ROWS: Row[] = [
+  { name: "small page", path: "/", status: 200 },
+  { name: "small page, as a browser", path: "/", wrk: AS_A_BROWSER, status: 200 },
+  { name: "135 KB script", path: "/app.js", status: 200 },
+  { name: "135 KB script, as a browser", path: "/app.js", wrk: AS_A_BROWSER, status: 200 },
+  { name: "revalidation (304)", path: "/", wrk: ["-H", "If-Modified-Since: @modified"], status: 304 },
+  { name: "404", path: "/nothing", status: 404 },
+  { name: "64 KB range of 100 MB", path: "/big.bin", wrk: ["-H", "Range: bytes=50000000-50065535"], status: 206 },
+  { name: "bytes=N- of 100 MB", path: "/big.bin", wrk: ["-H", "Range: bytes=99000000-"], status: 206 },
+  { name: "100 MB file, MB/s", path: "/big.bin", wrk: ["-c", "4"], unit: "MB/s", status: 200 },
+  { name: "10,000 different files", path: "/files/0.txt", wrk: ["-s", "@script"], status: 200 },
+];
+
+async function layFolder(folder: string): Promise<void> {
+  await Deno.writeTextFile(join(folder, "index.html"), "<!DOCTYPE html>".padEnd(188, "x"));
+  let seed = 1;
+  let script = "";
+  while (script.length < 135_000) {
+    seed = (seed * 1_103_515_245 + 12_345) % 2 ** 31;
+    script += ["const", "return", "function", "document", "element"][seed % 5] + ` ${(seed >> 8).toString(36)};\n`;
+  }
+  await Deno.writeTextFile(join(folder, "app.js"), script.slice(0, 135_000));
+  const big = await Deno.open(join(folder, "big.bin"), { write: true, create: true });
+  const chunk = new Uint8Array(1_000_000).map((_, index) => index * 31 ^ index >> 7);
+  const writer = big.writable.getWriter();
+  for (let size = 0; size < BIG_SIZE; size += chunk.length) await writer.write(chunk);
+  await writer.close();
+  await Deno.mkdir(join(folder, "files"));
+  for (let index = 0; index < 10_000; index++) {
+    await Deno.writeTextFile(join(folder, `files/${index}.txt`), `file ${index} `.repeat(100));
+  }
+}
+
+async function has(command: string): Promise<boolean> {
+  return (await new Deno.Command("sh", { args: ["-c", `command -v ${command}`], stdout: "null" }).output()).success;
+}
+
+function freePort(): number {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return (listener.addr as Deno.NetAddr).port;
+}
+
+/** Whether the server and its load have a core each. */
+let pinned = false;
+const pin = (core: number, command: string[]) => pinned ? ["taskset", "-c", `${core}`, ...command] : command;
+
+/** Starts a server and returns how many milliseconds it took to its first answer. */
+async function start(command: string[], port: number): Promise<{ child: Deno.ChildProcess; startUp: number }> {
+  const [program, ...args] = pin(0, command);
+  const before = performance.now();
+  const child = new Deno.Command(program!, { args, stdin: "null", stdout: "null", stderr: "null" }).spawn();
+  let isOver = false;
+  child.status.then(() => isOver = true);
+  for (;;) {
+    if (isOver || performance.now() - before > 20_000) throw new Error(`it did not start: ${command.join(" ")}`);
+    try {
+      const response = await fetch(`http://127.0.0.1:${port}/`);
+      await response.body?.cancel();
+      return { child, startUp: performance.now() - before };
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+  }
+}
+
+async function stop(child: Deno.ChildProcess): Promise<void> {
+  child.kill("SIGTERM");
+  await child.status;
+}
+
+/** Returns the resident memory of a process and its children, in MiB. */
+function memoryOf(pid: number): number {
+  let kibibytes = 0;
+  for (const { name } of Deno.readDirSync("/proc")) {
+    try {
+      const status = Deno.readTextFileSync(`/proc/${name}/status`);
+      const isOurs = name === `${pid}` || /^PPid:\s+(\d+)/m.exec(status)?.[1] === `${pid}`;
+      if (isOurs) kibibytes += Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1] ?? 0);
+    } catch {
+      // No process, or one that has just ended.
+    }
+  }
+  return kibibytes / 1024;
+}
+
+/** Runs wrk once, and returns its figure. */
+async function load(row: Row, port: number, seconds: number, values: Record<string, string>): Promise<number> {
+  const options = (row.wrk ?? []).map((option) => option.replace(/@(\w+)/, (_, name) => values[name]!));
+  const command = pin(1, [
+    "wrk",
+    "-t",
+    "1",
+    "-c",
+    "32",
+    "-d",
+    `${seconds}s`,
+    ...options,
+    `http://127.0.0.1:${port}${row.path}`,
+  ]);
+  const { stdout } = await new Deno.Command(command[0]!, { args: command.slice(1) }).output();
+  const output = new TextDecoder().decode(stdout);
+  if (row.unit === undefined) return Number(/Requests\/sec:\s+([\d.]+)/.exec(output)?.[1]);
+  const [, amount, unit] = /Transfer\/sec:\s+([\d.]+)(KB|MB|GB)/.exec(output) ?? [];
+  return Number(amount) * { KB: 1e-3, MB: 1, GB: 1e3 }[unit as "KB"];
+}
+
+async function statusOf(row: Row, port: number, values: Record<string, string>): Promise<number> {
+  const headers = new Headers();
+  for (const option of row.wrk ?? []) {
+    const [, name, value] = /^([\w-]+): (.*)$/.exec(option) ?? [];
+    if (name) headers.set(name, value!.replace("@modified", values.modified!));
+  }
+  const response = await fetch(`http://127.0.0.1:${port}${row.path}`, { headers });
+  await response.body?.cancel();
+  return response.status;
+}
+
+function median(numbers: number[]): number {
+  return numbers.sort((a, b) => a - b)[numbers.length >> 1] ?? NaN;
+}
+
+function print(name: string, cells: string[]): void {
+  console.log(`| ${name.padEnd(28)} | ${cells.map((cell) => cell.padStart(9)).join(" | ")} |`);
+}
+
+async function main(): Promise<void> {
+  const { values: flags } = parseArgs({
+    options: {
+      rounds: { type: "string" },
+      seconds: { type: "string" },
+      only: { type: "string" },
+      rows: { type: "string" },
+    },
+  });
+  const rounds = Number(flags.rounds ?? 5);
+  const seconds = Number(flags.seconds ?? 2);
+  const isWanted = (name: string, list?: string) =>
+    list === undefined || list.split(",").some((word) => name.includes(word));
+  if (!await has("wrk")) throw new Error("it needs wrk, from your system's packages.");
+  pinned = navigator.hardwareConcurrency > 1 && await has("taskset");
+  if (!pinned) console.log("Not pinned: there is no taskset, or one core alone. The ratios say less.\n");
+
+  const temp = await Deno.makeTempDir();
+  await Deno.chmod(temp, 0o755);
+  const folder = join(temp, "folder");
+  await Deno.mkdir(folder);
+  await layFolder(folder);
+  const script = join(temp, "files.lua");
+  await Deno.writeTextFile(
+    script,
+    `local n = 0\nrequest = function() n = (n + 7) % 10000; return wrk.format("GET", "/files/" .. n .. ".txt") end\n`,
+  );
+  const modified = (await Deno.stat(join(folder, "index.html"))).mtime!.toUTCString();
+  const values = { script, modified };
+
+  const running: { name: string; port: number; child: Deno.ChildProcess }[] = [];
+  const missing: string[] = [];
+  try {
+    for (const server of SERVERS.filter(({ name }) => isWanted(name, flags.only))) {
+      const port = freePort();
+      const command = await server.command(port, folder, temp);
+      if (!await has(command[0] === "env" ? command[2]! : command[0]!)) missing.push(server.name);
+      else running.push({ name: server.name, port, child: (await start(command, port)).child });
+    }
+    await new Promise((resolve) => setTimeout(resolve, 2500)); // so that the files are older than http-server's settling time
+
+    print("ratio to plain serveDir", running.map((_, index) => `${index + 1}`));
+    print("---", running.map(() => "---:"));
+    const printRatios = (name: string, figures: number[], digits = 2) => {
+      const base = figures[running.findIndex(({ name }) => name === "plain serveDir")] ?? NaN;
+      print(name, figures.map((figure) => Number.isNaN(figure) ? "-" : (figure / base).toFixed(digits)));
+    };
+    for (const row of ROWS.filter(({ name }) => isWanted(name, flags.rows))) {
+      const figures: number[][] = running.map(() => []);
+      const isServed = await Promise.all(
+        running.map(async ({ name, port }) =>
+          name === "bare handler"
+            ? row.path === "/" && row.status === 200
+            : await statusOf(row, port, values) === row.status
+        ),
+      );
+      for (let round = 0; round < rounds; round++) {
+        for (const [index, { port }] of running.entries()) {
+          if (isServed[index]) figures[index]!.push(await load(row, port, seconds, values));
+        }
+      }
+      printRatios(row.name, figures.map(median));
+    }
+    print("memory after the run, MiB", running.map(({ child }) => memoryOf(child.pid).toFixed(0)));
+
+    const startUps: number[][] = running.map(() => []);
+    for (let round = 0; round < rounds * 2; round++) {
+      for (const [index, { name }] of running.entries()) {
+        const port = freePort();
+        const server = SERVERS.find((server) => server.name === name)!;
+        const { child, startUp } = await start(await server.command(port, folder, temp), port);
+        startUps[index]!.push(startUp);
+        await stop(child);
+      }
+    }
+    printRatios("time to the first answer", startUps.map(median));
+    console.log(`\n${running.map(({ name }, index) => `${index + 1}: ${name}`).join("; ")}.`);
+    console.log("A dash: it does not answer that request with the status that belongs to it.");
+    if (missing.length > 0) console.log(`Not found here: ${missing.join(", ")}.`);
+  } finally {
+    for (const { child } of running) await stop(child);
+    await Deno.remove(temp, { recursive: true });
+  }
+}
+
+const [role, port, folder] = Deno.args;
+if (role === "plain") {
+  Deno.serve(
+    { hostname: "127.0.0.1", port: Number(port), onListen() {} },
+    (request) => serveDir(request, { fsRoot: folder!, quiet: true }),
+  );
+} else if (role === "bare") {
+  const page = Deno.readTextFileSync(join(folder!, "index.html"));
+  Deno.serve(
+    { hostname: "127.0.0.1", port: Number(port), onListen() {} },
+    () => new Response(page, { headers: FIELDS }),
+  );
+} else {
+  await main();
+}
