@@ -285,13 +285,13 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const key = encodePath(entry.path);
     const kept = memory.get(key);
     if (kept !== undefined && isSameVersion(kept.entry.info, entry.info)) return Promise.resolve(kept);
-    const other = loading.get(key);
-    if (other !== undefined && isSameVersion(other.entry.info, entry.info)) return other.representation;
-
     // What was written a moment ago may be written again without a difference that the disk's clock shows.
     const isSettled = Date.now() - Math.max(...timesOf(entry.info)) > SETTLING_TIME;
+    const other = isSettled ? loading.get(key) : undefined;
+    if (other !== undefined && isSameVersion(other.entry.info, entry.info)) return other.representation;
+
     const representation = represent(entry).then((representation) => {
-      if (isSettled && isCurrent(entry)) memory.set(key, representation, footprintOf(representation));
+      if (isSettled) memory.set(key, representation, footprintOf(representation));
       else memory.delete(key);
       return representation;
     }).finally(() => {
@@ -436,7 +436,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const status = evaluatePreconditions(headers, validators);
     if (status === 304) return notModified(representation);
     if (status === 412) return finished(fail(412));
-    if (method === "HEAD") return new Response(null, { headers: fields });
+    if (method === "HEAD") {
+      // To no body Deno adds a length of 0, to a stream none; what is compressed on its way has none.
+      return new Response(fields.has("content-length") ? null : new Blob().stream(), { headers: fields });
+    }
 
     const rangeField = headers.get("range");
     if (rangeField !== null && isRangeCurrent(headers.get("if-range"), validators)) {
