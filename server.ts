@@ -28,7 +28,7 @@
 import { eTag, ifNoneMatch } from "jsr:@std/http@^1.1/etag";
 import { serveDir } from "jsr:@std/http@^1.1/file-server";
 import { STATUS_TEXT, type StatusCode } from "jsr:@std/http@^1.1/status";
-import { dirname, extname, join, resolve, SEPARATOR } from "jsr:@std/path@^1.1";
+import { basename, dirname, extname, join, resolve, SEPARATOR } from "jsr:@std/path@^1.1";
 import { normalize } from "jsr:@std/path@^1.1/posix";
 import { parseArgs, promisify } from "node:util";
 
@@ -127,6 +127,9 @@ const NO_CACHE = "no-cache"; // "ask before you use it again", not "don't keep i
 const INDEX = "index.html";
 const NOT_FOUND_PAGE = "404.html";
 
+/** How many folders deep a `404.html` is looked for; every one costs a look at the disk. */
+const NOT_FOUND_DEPTH = 32;
+
 /** For how many seconds a browser may remember a preflight; browsers cap it at a day or less. */
 const PREFLIGHT_MAX_AGE = "86400";
 
@@ -148,7 +151,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     log,
   } = options;
   const root = resolve(options.root ?? DEFAULTS.root);
-  const realRoot = Deno.realPathSync(root);
+  let realRoot = Deno.realPathSync(root);
   const cacheControl = maxAge > 0 ? `max-age=${maxAge}` : NO_CACHE;
 
   // What the user says of the encoding is not to be contradicted.
@@ -181,9 +184,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       response = await answer;
     } catch (error) {
       response = fail(statusOf(error));
-      if (response.status >= 500) console.error(`${request.method} ${toAscii(request.url)}:`, error);
+      if (response.status >= 500) console.error(`${request.method} ${toAscii(request.url)}: ${reasonOf(error)}`);
     }
-    finishFields(response.headers, response.status);
+    response = finish(request, response);
     logAnswer(request, response, start, info);
     return response;
   }
@@ -235,7 +238,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     try {
       // Of the whole path, for a link anywhere in it may lead out.
       const realPath = symlinks ? undefined : Deno.realPathSync(file);
-      if (realPath !== undefined && !isInside(realRoot, realPath)) return undefined;
+      if (realPath !== undefined && !isInside(realRoot, realPath)) {
+        realRoot = Deno.realPathSync(root); // the root itself may be a link, turned to a new version of the site
+        if (!isInside(realRoot, realPath)) return undefined;
+      }
       const info = Deno.statSync(file);
       // To open a FIFO waits for its writer, and a device may never end.
       return info.isFile || info.isDirectory ? { path: trimmed, file, realPath, info } : undefined;
@@ -402,19 +408,23 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   /** Lets `serveDir` answer with a file, a range of it, or a folder's listing. */
   async function deliver(method: string, entry: Entry, range?: ByteRange): Promise<Response> {
-    const { path, info } = entry;
-    const url = `http://localhost${encodePath(info.isFile || path === "/" ? path : `${path}/`)}`;
+    const { path, file, info } = entry;
+    // `serveDir` takes dotfiles or leaves them; what `isHidden` lets pass is to it a folder of its own.
+    const isOwnRoot = !dotfiles && path.includes("/.");
+    const fsRoot = !isOwnRoot ? root : info.isFile ? dirname(file) : file;
+    const servedPath = !isOwnRoot ? path : info.isFile ? `/${basename(path)}` : "/";
+    const url = `http://localhost${encodePath(info.isFile || servedPath === "/" ? servedPath : `${servedPath}/`)}`;
     const fields: HeadersInit = range ? { range: `bytes=${range.start}-${range.end}` } : {};
     const response = await serveDir(new Request(url, { method, headers: fields }), {
-      fsRoot: root,
+      fsRoot,
       showIndex: false, // `respond` has looked for it, behind links too
       showDirListing: true, // `respond` has asked whether it may
-      showDotfiles: dotfiles || path.includes("/."), // `respond` has let this one pass
+      showDotfiles: dotfiles,
       quiet: true,
     });
     if (response.status === 500) {
       await readStart(entry); // throws what `serveDir` keeps to itself, such as a lack of permission
-      throw new Error("serveDir answered 500");
+      throw new Deno.errors.Busy("serveDir answered 500, and can't say why");
     }
     if (!response.ok) throw new Deno.errors.NotFound("it went away since `locate` looked");
     response.headers.delete("server");
@@ -431,11 +441,12 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   }
 
   /** Answers with a representation: whole, a range of it, or with 304, 412 or 416 where the request asks for that. */
-  function send({ method, headers }: Request, representation: Representation): Response | Promise<Response> {
+  function send(request: Request, representation: Representation): Response | Promise<Response> {
+    const { method, headers } = request;
     const { entry, validators, fields, body } = representation;
     const status = evaluatePreconditions(headers, validators);
     if (status === 304) return notModified(representation);
-    if (status === 412) return finished(fail(412));
+    if (status === 412) return finish(request, fail(412));
     if (method === "HEAD") {
       // To no body Deno adds a length of 0, to a stream none; what is compressed on its way has none.
       return new Response(fields.has("content-length") ? null : new Blob().stream(), { headers: fields });
@@ -445,10 +456,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (rangeField !== null && isRangeCurrent(headers.get("if-range"), validators)) {
       const size = body?.length ?? entry.info.size;
       const range = parseRange(rangeField, size);
-      if (range === "unsatisfiable") return finished(fail(416, { "content-range": `bytes */${size}` }));
-      if (range !== undefined) return sendRange(representation, range, size);
+      if (range === "unsatisfiable") return finish(request, fail(416, { "content-range": `bytes */${size}` }));
+      if (range !== undefined) return sendRange(request, representation, range, size);
     }
-    if (body === undefined) return stream(representation);
+    if (body === undefined) return stream(request, representation);
     // Cloned answers share their bytes, which a program that reads them could then change; a string can't be.
     if (typeof body !== "string") return new Response(body, { headers: fields });
     representation.ok ??= new Response(body, { headers: fields });
@@ -468,47 +479,57 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   }
 
   /** Sends a file from the disk, compressed on its way where its fields say so. */
-  async function stream({ entry, fields }: Representation): Promise<Response> {
-    const { readable } = await Deno.open(entry.file);
+  async function stream(request: Request, { entry, fields }: Representation): Promise<Response> {
+    const { size } = entry.info;
+    const body = await readRange(request, entry, { start: 0, end: size - 1 }, size);
     const isCompressed = fields.has("content-encoding") && !fields.has("content-length");
-    const body = isCompressed ? readable.pipeThrough(new CompressionStream("gzip")) : readable;
-    return new Response(body, { headers: fields });
+    return new Response(isCompressed ? body.pipeThrough(new CompressionStream("gzip")) : body, { headers: fields });
   }
 
-  async function sendRange(representation: Representation, range: ByteRange, size: number): Promise<Response> {
+  /** Sends a range: from memory, read at once where it is small, else as a stream. */
+  async function sendRange(
+    request: Request,
+    { entry, fields: fieldsOfAll, body }: Representation,
+    range: ByteRange,
+    size: number,
+  ): Promise<Response> {
     const { start, end } = range;
-    const { entry, body } = representation;
-    const fields = new Headers(representation.fields);
+    const length = end - start + 1;
+    const fields = new Headers(fieldsOfAll);
     fields.set("content-range", `bytes ${start}-${end}/${size}`);
-    fields.set("content-length", `${end - start + 1}`);
-    const part = body === undefined ? await readRange(entry, range, size) : body.slice(start, end + 1);
+    fields.set("content-length", `${length}`);
+    const part = body !== undefined
+      ? body.slice(start, end + 1)
+      : length <= KEPT_SIZE
+      ? await readBytes(entry.file, start, length)
+      : await readRange(request, entry, range, size);
     return new Response(part, { status: 206, headers: fields });
   }
 
-  /** Returns a range of a file: read at once where it is small, else as a stream, which Deno does best up to the end. */
-  async function readRange(entry: Entry, range: ByteRange, size: number): Promise<BodyInit | null> {
-    const { start, end } = range;
-    const length = end - start + 1;
-    if (end < size - 1 && length > KEPT_SIZE) return (await deliver("GET", entry, range)).body;
-    const file = await Deno.open(entry.file);
-    await file.seek(start, Deno.SeekMode.Start);
-    if (end === size - 1) return file.readable;
-    using _closing = file;
-    const bytes = new Uint8Array(length);
-    let filled = 0;
-    while (filled < length) {
-      const count = await file.read(bytes.subarray(filled));
-      if (count === null) throw new Deno.errors.NotFound("it was cut short since `locate` looked");
-      filled += count;
+  /** Returns a range of a file as a stream. */
+  async function readRange(
+    { headers }: Request,
+    entry: Entry,
+    range: ByteRange,
+    size: number,
+  ): Promise<ReadableStream<Uint8Array<ArrayBuffer>>> {
+    // Deno sends an open file up to its end without going through JavaScript. It cuts off what a growing file has too much
+    // over HTTP/1, which is what has a Host; in HTTP/2 that would be an error.
+    if (range.end === size - 1 && headers.has("host")) {
+      const file = await Deno.open(entry.file);
+      await file.seek(range.start, Deno.SeekMode.Start);
+      return file.readable;
     }
-    return bytes;
+    return (await deliver("GET", entry, range)).body!;
   }
 
   // 8. Fallback -----------------------------------------------------------------------------------------------------
 
   /** Answers where nothing lies at the path: the page of a clean URL, the single-page app, or 404. */
   async function fallback(request: Request, path: string): Promise<Response> {
-    const page = path.endsWith("/") ? undefined : await locateUnlikely(`${path}.html`);
+    const pagePath = `${path}.html`;
+    const isPage = !path.endsWith("/") && (dotfiles || !isHidden(pagePath));
+    const page = isPage ? await locateUnlikely(pagePath) : undefined;
     if (page?.info.isFile) return sendFile(request, page);
     const app = spa && extname(path) === "" ? locate(`/${INDEX}`) : undefined;
     if (app?.info.isFile) return sendFile(request, app);
@@ -518,18 +539,20 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   /** Answers 404 with the `404.html` nearest to the path on the way up to the root, or with a plain line. */
   async function notFound(request: Request, path: string): Promise<Response> {
     let page: Entry | undefined;
-    // From the root down, as far as there are folders: a path of 30,000 segments costs one look, not 30,000.
-    for (let folder = "/"; folder !== "";) {
+    // From the root down, as far as there are folders: a path of 30,000 segments costs a look, not 30,000.
+    let folder = "/";
+    for (let depth = 0; depth < NOT_FOUND_DEPTH; depth++) {
       const candidate = await locateUnlikely(folder + NOT_FOUND_PAGE);
       if (candidate?.info.isFile) page = candidate;
       folder = path.slice(0, path.indexOf("/", folder.length) + 1);
-      if (!dotfiles && isHidden(folder) || folder !== "" && !locate(folder)?.info.isDirectory) break;
+      if (folder === "" || !dotfiles && isHidden(folder) || !locate(folder)?.info.isDirectory) break;
     }
     if (page === undefined) return fail(404);
-    const representation = await load(page);
+    const representation = await load(page).catch(() => undefined);
+    if (representation === undefined) return fail(404); // a page that can't be read is none
     const fields = new Headers(representation.fields);
     for (const name of ["accept-ranges", "last-modified", "etag", "vary"]) fields.delete(name); // they are a 200's
-    const body = request.method === "HEAD" ? null : representation.body ?? (await stream(representation)).body;
+    const body = request.method === "HEAD" ? null : representation.body ?? (await stream(request, representation)).body;
     return new Response(body, { status: 404, headers: fields });
   }
 
@@ -564,9 +587,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     );
   }
 
-  function finished(response: Response): Response {
+  /** Adds the fields of every answer to one that is not ready-made, and keeps its body from a HEAD. */
+  function finish({ method }: Request, response: Response): Response {
     finishFields(response.headers, response.status);
-    return response;
+    return method === "HEAD" && response.headers.has("content-length") ? new Response(null, response) : response;
   }
 }
 
@@ -603,7 +627,9 @@ export function resolvePath(rawPath: string): string | undefined {
   } catch {
     return undefined;
   }
-  return /[\0\\]/.test(path) ? undefined : normalize(`/${path}`);
+  if (/[\0\\]/.test(path)) return undefined;
+  const tidy = normalize(`/${path}`);
+  return /\/\.{1,2}$/.test(path) && tidy !== "/" ? `${tidy}/` : tidy; // `/a/.` is a folder (RFC 3986, 5.2.4)
 }
 
 /** Whether a path leads to or through a dotfile; `/.well-known/` is for the public to see (RFC 8615). */
@@ -841,6 +867,19 @@ export function parseRange(field: string | null, size: number): ByteRange | "uns
 
 // 6. serveDir -------------------------------------------------------------------------------------------------------
 
+/** Returns bytes of a file; throws where it has become shorter. */
+async function readBytes(path: string, start: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+  using file = await Deno.open(path);
+  await file.seek(start, Deno.SeekMode.Start);
+  const bytes = new Uint8Array(length);
+  for (let filled = 0; filled < length;) {
+    const count = await file.read(bytes.subarray(filled));
+    if (count === null) throw new Deno.errors.NotFound(`${path} was cut short`);
+    filled += count;
+  }
+  return bytes;
+}
+
 /** How much of a file without a known extension is looked at, in bytes. */
 const SNIFFED_LENGTH = 1024;
 
@@ -883,10 +922,13 @@ const ERROR_STATUS: Record<string, StatusCode> = {
   NotADirectory: 404, // a path through a file
   FilesystemLoop: 404, // links in a circle
   ENAMETOOLONG: 404,
+  InvalidData: 404, // a link to a name that is not UTF-8
+  IsADirectory: 404, // it was a file when it was looked at
   PermissionDenied: 403,
   NotCapable: 403, // the sandbox forbids it
   EMFILE: 503, // too many open files
   ENFILE: 503,
+  Busy: 503,
 };
 
 function statusOf(error: unknown): StatusCode {
@@ -1047,6 +1089,9 @@ function parseHeader(field: string): [name: string, value: string] {
   } catch {
     throw new CommandError(2, `--header takes "Name: value", not ${JSON.stringify(field)}.`);
   }
+  if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) { // RFC 9110, 5.5; `Headers` lets more pass
+    throw new CommandError(2, `--header can't send the control characters in ${JSON.stringify(field)}.`);
+  }
   if (FRAMING_FIELDS.includes(name.toLowerCase())) {
     throw new CommandError(2, `--header can't set ${name}: the server alone knows what is right there.`);
   }
@@ -1076,14 +1121,30 @@ export async function main(args: string[]): Promise<number> {
 /** `deno task` passes on a Ctrl-C that the terminal has sent already; within this time, in milliseconds, it is the same. */
 const SAME_SIGNAL = 300;
 
+/** How long to wait before connections are accepted again, in milliseconds. */
+const RETRY_DELAY = 100;
+
+/** How long connections with nothing on its way may hold up a stop, in milliseconds. */
+const STOP_GRACE = 3000;
+
 async function serve(command: Command): Promise<number> {
   const root = resolve(command.options.root ?? DEFAULTS.root);
   await checkRoot(root);
   const log = command.quiet ? undefined : openLog();
-  const server = listen(command, createHandler({ ...command.options, root, log: log?.write }));
-  announce(command, root, server.addr);
+  const handle = createHandler({ ...command.options, root, log: log?.write });
+  let inFlight = 0;
+  const handler: Handler = (request, info) => {
+    const answer = handle(request, info);
+    if (answer instanceof Promise && info !== undefined) {
+      inFlight++;
+      info.completed.catch(() => {}).finally(() => inFlight--); // it rejects when the client goes away
+    }
+    return answer;
+  };
 
+  let server = listen(command, handler);
   const cutShort = Promise.withResolvers<number>();
+  const abandoned = Promise.withResolvers<number>();
   let stopping: number | undefined;
   const onSignal = () => {
     if (stopping !== undefined) {
@@ -1093,18 +1154,49 @@ async function serve(command: Command): Promise<number> {
     stopping = performance.now();
     if (Deno.stdout.isTerminal()) console.log("\nStopping when what is in flight is done; Ctrl-C again stops at once.");
     server.shutdown();
+    // A client that has said hello and nothing more, or owes a body that nobody wants, is not waited for.
+    let idleSince = stopping;
+    setInterval(() => {
+      if (inFlight > 0) idleSince = performance.now();
+      else if (performance.now() - idleSince > STOP_GRACE) abandoned.resolve(0);
+    }, 100);
+  };
+  const onRejection = (event: PromiseRejectionEvent) => {
+    event.preventDefault(); // `serveDir` forgets a promise when a folder goes away while it is listed
+    console.error(`http-server: ${reasonOf(event.reason)}`);
   };
   const signals: Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
   for (const signal of signals) Deno.addSignalListener(signal, onSignal);
-  const exitCode = await Promise.race([server.finished.then(() => 0), cutShort.promise]);
-  for (const signal of signals) Deno.removeSignalListener(signal, onSignal);
-  await log?.flush();
+  globalThis.addEventListener("unhandledrejection", onRejection);
+  announce(command, root, server.addr);
+
+  const port = server.addr.port;
+  const finished = async () => {
+    for (;;) {
+      try {
+        await server.finished;
+        return 0;
+      } catch (error) {
+        // Without a free file descriptor Deno stops accepting for good, where a moment later there may be one.
+        console.error(`http-server: it could not accept a connection: ${reasonOf(error)}`);
+        if (stopping !== undefined) return 0;
+        await new Promise((resolve) => setTimeout(resolve, RETRY_DELAY));
+        server = listen({ ...command, port }, handler);
+      }
+    }
+  };
+  const exitCode = await Promise.race([finished(), abandoned.promise, cutShort.promise]);
+  if (exitCode === 0 && log !== undefined) return await Promise.race([log.flush().then(() => 0), cutShort.promise]);
   return exitCode;
 }
 
 /** Asks what the sandbox allows before trying: a permission prompt would stop a server that nobody watches. */
 function isAllowed(descriptor: Deno.PermissionDescriptor): boolean {
-  return Deno.permissions.querySync(descriptor).state === "granted";
+  try {
+    return Deno.permissions.querySync(descriptor).state === "granted";
+  } catch {
+    return true; // it is no address; `Deno.serve` says so in better words
+  }
 }
 
 async function checkRoot(root: string): Promise<void> {

@@ -189,8 +189,13 @@ Deno.test("resolvePath() decodes once, resolves dots, and refuses what no path c
     ["//a", "/a"],
     ["//evil.com/..", "/"],
     ["/a//b///c", "/a/b/c"],
-    ["/./a/.", "/a"],
+    ["/./a/.", "/a/"],
+    ["/a/b/..", "/a/"],
+    ["/a/%2e", "/a/"],
     ["/a/..", "/"],
+    ["/.", "/"],
+    ["/a/...", "/a/..."],
+    ["/a/b.", "/a/b."],
     ["/..", "/"],
     ["/../../etc/passwd", "/etc/passwd"],
     ["/%2e%2e/%2E./etc", "/etc"],
@@ -278,12 +283,13 @@ Deno.test("handler() redirects to the URL that a file or folder has, without a h
   }
   await using server = start({ root: site.root });
   for (
-    const target of ["//evil.com", "//evil.com/a.txt/..", "///evil.com", "/./evil.com", "http://evil.com/evil.com"]
+    const target of ["//evil.com", "///evil.com", "/./evil.com", "http://evil.com/evil.com"]
   ) {
     const { status, headers } = await rawGet(server.port, target, "Host: evil.com\r\n");
-    if (target.endsWith("..")) assertEquals(status, 301, target);
     assertEquals([status, headers.get("location")], [301, "/evil.com/"], target);
   }
+  assertEquals((await rawGet(server.port, "//evil.com/a.txt/..", "Host: evil.com\r\n")).status, 200);
+  assertEquals((await rawGet(server.port, "/a.txt/.?q")).headers.get("location"), "/a.txt?q");
   const { headers } = await rawGet(server.port, "/sub?é\u{80}");
   assertEquals(headers.get("location"), "/sub/?%C3%A9%C2%80");
 });
@@ -426,6 +432,8 @@ Deno.test("handler() hides dotfiles, and does not tell whether they exist", asyn
     ".well-known/.env": "SECRET",
     "404.html": "not found",
   });
+  await using bare = await lay({ ".well-known.html": "SECRET" });
+  assertEquals((await get(createHandler({ root: bare.root }), "/.well-known")).status, 404);
   for (const options of [{}, { spa: true }]) {
     const handler = createHandler({ root: site.root, ...options });
     for (
@@ -445,6 +453,9 @@ Deno.test("handler() hides dotfiles, and does not tell whether they exist", asyn
     }
     assertEquals((await get(handler, "/.well-known/acme/token")).text, "token");
     assertStringIncludes((await get(handler, "/.well-known/acme/")).text, "./token");
+    const listing = (await get(handler, "/.well-known/")).text;
+    assertStringIncludes(listing, "./acme/");
+    assert(!listing.includes(".env"), "the listing of .well-known shows dotfiles");
     assert(!/\.env|\.git/.test((await get(handler, "/")).text), "the listing shows dotfiles");
   }
   const open = createHandler({ root: site.root, dotfiles: true });
@@ -490,6 +501,14 @@ Deno.test({
   },
 });
 
+/** Fields whose answers would tell the tag, the age or the size of a file. */
+const TELLING_FIELDS: Record<string, string>[] = [
+  { "if-none-match": "*" },
+  { "if-match": "x" },
+  { "if-unmodified-since": "Sun, 06 Nov 1994 08:49:37 GMT" },
+  { range: "bytes=999999-" },
+];
+
 Deno.test({
   name: "handler() answers 403 to what the server may not read",
   ignore: isWindows,
@@ -508,14 +527,30 @@ Deno.test({
       for (const path of ["/file.txt", "/folder/", "/folder/a.txt", "/folder/nothing", "/noindex/", "/enterable/"]) {
         for (const method of ["GET", "HEAD"]) {
           const { status, text } = await ask(handler, path, { method });
-          assertEquals([status, text], [403, "403 Forbidden\n"], `${method} ${path}`);
+          assertEquals([status, text], [403, method === "GET" ? "403 Forbidden\n" : ""], `${method} ${path}`);
         }
-        assertEquals((await get(handler, path, { "if-none-match": "*" })).status, 403, path);
+        for (const fields of TELLING_FIELDS) assertEquals((await get(handler, path, fields)).status, 403, path);
       }
       assertEquals((await get(handler, "/enterable/a.txt")).text, "a");
       assertEquals((await get(handler, "/open.txt")).text, "open");
       assertEquals((await get(handler, "/")).status, 200);
     });
+    await add(site, { "404.html": "x" });
+    await chmod(join(site.root, "404.html"), 0);
+    await withoutRights(async () => assertEquals((await get(handler, "/nothing")).status, 404));
+  },
+});
+
+Deno.test({
+  name: "handler() answers 404 to a link to a name that is not UTF-8",
+  ignore: !isLinux,
+  async fn() {
+    await using site = await lay({ "a.txt": "a" });
+    const commands = `cd "${site.root}" && mkdir "$(printf 'x\\377')" && ln -s "$(printf 'x\\377')" link`;
+    assert((await new Deno.Command("sh", { args: ["-c", commands] }).output()).success);
+    const handler = createHandler({ root: site.root });
+    for (const path of ["/link", "/link/", "/link/x"]) assertEquals((await get(handler, path)).status, 404, path);
+    assertEquals((await get(handler, "/")).status, 200);
   },
 });
 
@@ -584,6 +619,12 @@ Deno.test("handler() serves a root that is itself a link, and not its neighbour 
   assertEquals((await get(handler, "/a.txt")).text, "a");
   assertEquals((await get(handler, "/leak")).status, 404);
   assertEquals((await get(createHandler({ root: "/" }), join(site.root, "www/a.txt"))).text, "a");
+
+  // A deployment turns the link to another version.
+  await add(site, { "next/a.txt": "next" });
+  await Deno.symlink("next", join(site.root, "link.new"));
+  await Deno.rename(join(site.root, "link.new"), join(site.root, "link"));
+  assertEquals((await get(handler, "/a.txt")).text, "next");
 });
 
 // 2. Method ---------------------------------------------------------------------------------------------------------
@@ -597,7 +638,8 @@ Deno.test("handler() answers HEAD like GET, without the body", async () => {
     "sub/a": "a",
     "404.html": "nothing here",
   });
-  await using server = start({ root: site.root });
+  const handler = createHandler({ root: site.root });
+  await using server = start(handler);
   const { headers } = await rawGet(server.port, "/a.bin");
   const conditions = [
     "",
@@ -610,6 +652,8 @@ Deno.test("handler() answers HEAD like GET, without the body", async () => {
       const fields = `Host: localhost\r\n${condition}`;
       const [get, head] = [await rawGet(server.port, path, fields), await rawGet(server.port, path, fields, "HEAD")];
       const name = `${path} ${condition}`;
+      // A body that the handler gave to a HEAD would be sent over HTTP/2.
+      assertEquals((await ask(handler, path, { method: "HEAD" })).text, "", path);
       assertEquals(head.status, get.status, name);
       assertEquals(withoutDate(head.headers), withoutDate(get.headers), name);
       assertEquals(head.text, "", name);
@@ -1334,6 +1378,25 @@ Deno.test("handler() sends any range of a file that is too big for memory", asyn
   }
 });
 
+Deno.test("handler() sends a file that grows meanwhile as long as it said", async () => {
+  const size = 3 << 20;
+  await using site = await lay({ "big.bin": new Uint8Array(size) });
+  const file = join(site.root, "big.bin");
+  const handler = createHandler({ root: site.root });
+  await using server = start(handler);
+  // With a Host, and without one as in HTTP/2.
+  for (const origin of [`http://127.0.0.1:${server.port}`, undefined]) {
+    for (const range of ["", "bytes=5-"]) {
+      await Deno.truncate(file, size);
+      const request = new Request(`${origin ?? "http://localhost"}/big.bin`, { headers: range ? { range } : {} });
+      const response = origin ? await fetch(request) : await handler(request);
+      await Deno.truncate(file, size + 5000);
+      const length = range ? size - 5 : size;
+      assertEquals([(await response.bytes()).length, response.headers.get("content-length")], [length, `${length}`]);
+    }
+  }
+});
+
 /** Returns where two arrays begin to differ, or -1: `assertEquals` takes long for millions of bytes. */
 function indexOfDifference(one: Uint8Array, other: Uint8Array): number {
   if (one.length !== other.length) return Math.min(one.length, other.length);
@@ -1859,6 +1922,8 @@ Deno.test("main() answers a wrong command line with one sentence and exit code 2
     [["--header", ": x"], '--header takes "Name: value", not ": x".'],
     [["--header", "A b: x"], '--header takes "Name: value", not "A b: x".'],
     [["--header", "A: x\r\nB: y"], '--header takes "Name: value", not "A: x\\r\\nB: y".'],
+    [["--header", "A: \x01"], '--header can\'t send the control characters in "A: \\u0001".'],
+    [["--header", "A: \x7f"], '--header can\'t send the control characters in "A: \x7f".'],
     [
       ["--header", "Content-Length: 5"],
       "--header can't set Content-Length: the server alone knows what is right there.",
@@ -1906,6 +1971,7 @@ Deno.test("main() answers what the machine refuses with one sentence and exit co
       /^http-server: it has no permission to read .*; run it with ".*"\.\n$/,
     ],
     [["--host", "192.0.2.1"], PERMISSIONS, /^http-server: it can't listen on 192\.0\.2\.1:0: .*\.\n$/],
+    [["--host", "127.0.0.1:80"], ["--allow-net=127.0.0.1", "--allow-read"], /^http-server: it can't listen on .*\.\n$/],
     [["--host", "no host"], PERMISSIONS, /^http-server: it can't listen on no host:0: .*\.\n$/],
     [
       ["--cert", cert, "--key", missing],
@@ -1980,6 +2046,68 @@ Deno.test({
       await server.isClosed();
     }
     assertEquals((await finished).code, 130);
+  },
+});
+
+Deno.test({
+  name: "main() stops although a client owes a body, or has asked for nothing",
+  ignore: isWindows,
+  async fn() {
+    await using server = await Served.start(["--port", "0", "--host", "127.0.0.1"]);
+    using _idle = await RawClient.connect(server.port);
+    using client = await RawClient.connect(server.port);
+    await client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nthe beginning");
+    assertEquals((await client.receive())?.status, 405);
+    server.signal("SIGTERM");
+    assertEquals((await server.finish()).code, 0);
+  },
+});
+
+Deno.test({
+  name: "main() accepts connections again after it had no file descriptor left",
+  ignore: !isLinux,
+  async fn() {
+    await using site = await lay({ "a.txt": "a" });
+    const run = `exec "${Deno.execPath()}" run --quiet ${PERMISSIONS.join(" ")} "${script}" -q -p 0 "${site.root}"`;
+    const args = ["-c", `ulimit -n 64; ${run}`];
+    const child = new Deno.Command("sh", { args, stdin: "null", stdout: "piped", stderr: "piped" }).spawn();
+    const stdout = child.stdout.getReader();
+    const stderr = child.stderr.getReader();
+    const [url] = /http:\S+/.exec(decoder.decode((await stdout.read()).value)) ?? fail("it did not start");
+    const clients: RawClient[] = [];
+    for (let count = 0; count < 100; count++) clients.push(await RawClient.connect(Number(new URL(url).port)));
+    assertStringIncludes(
+      decoder.decode((await stderr.read()).value),
+      "http-server: it could not accept a connection: ",
+    );
+    for (const client of clients) client[Symbol.dispose]();
+    let response;
+    while ((response = await fetch(`${url}a.txt`).catch(() => undefined)) === undefined); // until it listens again
+    assertEquals(await response.text(), "a");
+    child.kill("SIGTERM");
+    assertEquals((await child.status).code, 0);
+    await Promise.all([stdout.cancel(), stderr.cancel()]);
+  },
+});
+
+Deno.test({
+  name: "main() goes on when a folder goes away while it is listed",
+  ignore: isWindows,
+  async fn() {
+    await using site = await lay({ "race/p/c/a.txt": "a" });
+    await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", "-q", site.root]);
+    const [p, q] = [join(site.root, "race/p"), join(site.root, "race/q")];
+    let isOver = false;
+    const clients = Array.from({ length: 4 }, async () => {
+      while (!isOver) await (await fetch(`${server.url}race/p/c/`)).body?.cancel();
+    });
+    for (let count = 0; count < 2000; count++) {
+      await Deno.rename(p, q);
+      await Deno.rename(q, p);
+    }
+    isOver = true;
+    await Promise.all(clients);
+    assertEquals(await (await fetch(`${server.url}race/p/c/a.txt`)).text(), "a");
   },
 });
 
