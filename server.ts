@@ -76,7 +76,10 @@ export const DEFAULTS: Readonly<Options> = {
   compress: true,
 };
 
-/** Answers one request; what {@linkcode Deno.serve} takes. It never throws and never rejects. */
+/**
+ * Answers one request; what {@linkcode Deno.serve} takes. It never throws and never rejects. Pass on `info` only where the
+ * answer goes back to `Deno.serve` as it is: its bytes may be those in memory, and are not to be written to.
+ */
 export type Handler = (request: Request, info?: Deno.ServeHandlerInfo) => Response | Promise<Response>;
 
 /** A regular file or a folder that may be served. */
@@ -166,7 +169,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   function handle(request: Request, info?: Deno.ServeHandlerInfo): Response | Promise<Response> {
     const start = log === undefined ? 0 : performance.now();
     const known = recall(request);
-    const answer = known === undefined ? respond(request) : send(request, known);
+    const answer = known === undefined ? respond(request) : send(request, known, info !== undefined);
     if (answer instanceof Promise) return conclude(request, answer, start, info);
     logAnswer(request, answer, start, info);
     return answer;
@@ -381,9 +384,8 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   /** Makes the representation of a file, or of what lies beside `original` in another encoding. */
   async function represent(entry: Entry, encoding?: Encoding, original?: Representation): Promise<Representation> {
     const isKept = entry.info.size <= KEPT_SIZE;
-    const response = await deliver(isKept ? "GET" : "HEAD", entry);
-    const bytes = isKept ? await response.bytes() : undefined;
-    const fields = response.headers;
+    const { headers: fields } = await deliver("HEAD", entry);
+    const bytes = isKept ? await Deno.readFile(entry.file) : undefined;
     fields.set("content-length", `${bytes?.length ?? entry.info.size}`);
     fields.set("content-type", contentType(entry.path, fields.get("content-type"), bytes ?? await readStart(entry)));
     const validators = await validatorsOf(entry.info, bytes);
@@ -440,8 +442,11 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     return send(request, await encode(plain, chooseEncoding(request, plain)));
   }
 
-  /** Answers with a representation: whole, a range of it, or with 304, 412 or 416 where the request asks for that. */
-  function send(request: Request, representation: Representation): Response | Promise<Response> {
+  /**
+   * Answers with a representation: whole, a range of it, or with 304, 412 or 416 where the request asks for that. What
+   * goes straight back to `Deno.serve` shares its bytes with memory, which spares a copy of them for every answer.
+   */
+  function send(request: Request, representation: Representation, isShared = false): Response | Promise<Response> {
     const { method, headers } = request;
     const { entry, validators, fields, body } = representation;
     const status = evaluatePreconditions(headers, validators);
@@ -460,8 +465,8 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       if (range !== undefined) return sendRange(request, representation, range, size);
     }
     if (body === undefined) return stream(request, representation);
-    // Cloned answers share their bytes, which a program that reads them could then change; a string can't be.
-    if (typeof body !== "string") return new Response(body, { headers: fields });
+    // Clones have the same bytes, which a program that reads them could change; a string it can't.
+    if (typeof body !== "string" && !isShared) return new Response(body, { headers: fields });
     representation.ok ??= new Response(body, { headers: fields });
     return representation.ok.clone();
   }
@@ -727,7 +732,8 @@ export class Memory<Value> {
 }
 
 function footprintOf({ body }: Representation): number {
-  return OVERHEAD + (body?.length ?? 0);
+  if (body === undefined) return OVERHEAD;
+  return OVERHEAD + (typeof body === "string" ? body.length : 2 * body.length); // a ready-made answer has a copy of bytes
 }
 
 function isSameVersion(one: Deno.FileInfo, other: Deno.FileInfo): boolean {

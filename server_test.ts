@@ -1049,18 +1049,16 @@ async function clockTick(file: string): Promise<void> {
   await Deno.remove(probe);
 }
 
-/** Returns how many files a function opens. */
-async function countOpens(fn: () => Promise<unknown>): Promise<number> {
-  const { open } = Deno;
+/** Returns how many files are opened or read while a function runs. */
+async function countReads(fn: () => Promise<unknown>): Promise<number> {
+  const { open, readFile } = Deno;
   let count = 0;
   try {
-    Deno.open = (...args) => {
-      count++;
-      return open(...args);
-    };
+    Deno.open = (...args) => (count++, open(...args));
+    Deno.readFile = (...args) => (count++, readFile(...args));
     await fn();
   } finally {
-    Deno.open = open;
+    Object.assign(Deno, { open, readFile });
   }
   return count;
 }
@@ -1117,7 +1115,7 @@ Deno.test("handler() answers from memory without opening the file again", async 
       ]] as const
     ) {
       const first = await getDecoded(handler, path, accept);
-      const opens = await countOpens(async () => {
+      const reads = await countReads(async () => {
         const again = await getDecoded(handler, `${path}?query`, accept);
         assertEquals([again.status, again.text, [...again.headers]], [first.status, first.text, [...first.headers]]);
         const etag = first.headers.get("etag")!;
@@ -1127,7 +1125,7 @@ Deno.test("handler() answers from memory without opening the file again", async 
         assertEquals((await get(handler, path, { range: "bytes=9999-" })).status, 416);
         assertEquals((await ask(handler, path, { method: "HEAD" })).status, 200);
       });
-      assertEquals(opens, 0, `${path} ${accept}`);
+      assertEquals(reads, 0, `${path} ${accept}`);
     }
     assertEquals((await ask(handler, "/a.txt", { method: "POST" })).status, 405);
     assertEquals((await ask(handler, "/a.txt", { method: "OPTIONS" })).status, 204);
@@ -1138,12 +1136,12 @@ Deno.test("handler() does not keep a file that was written a moment ago", async 
   await using site = await lay({ "a.txt": "one" });
   const handler = createHandler({ root: site.root });
   await get(handler, "/a.txt");
-  assert(await countOpens(() => get(handler, "/a.txt")) > 0);
+  assert(await countReads(() => get(handler, "/a.txt")) > 0);
   const future = new Date(Date.now() + 1e9);
   await Deno.utime(join(site.root, "a.txt"), future, future);
   await whenSettled(async () => {
     await get(handler, "/a.txt");
-    assert(await countOpens(() => get(handler, "/a.txt")) > 0, "a time in the future is no settled one");
+    assert(await countReads(() => get(handler, "/a.txt")) > 0, "a time in the future is no settled one");
   });
 });
 
@@ -1152,13 +1150,13 @@ Deno.test("handler() does the work of simultaneous first requests once", async (
   await Deno.writeFile(join(site.root, "a.txt.br"), brotliCompressSync("a".repeat(5000)));
   for (const [accept, files] of [["identity", 1], ["gzip", 1], ["br", 2]] as const) {
     const handler = createHandler({ root: site.root });
-    const opens = await countOpens(() =>
+    const reads = await countReads(() =>
       whenSettled(async () => {
         const answers = await Promise.all(Array.from({ length: 50 }, () => getDecoded(handler, "/a.txt", accept)));
         for (const { status, text } of answers) assertEquals([status, text], [200, "a".repeat(5000)]);
       })
     );
-    assertEquals(opens, files, accept);
+    assertEquals(reads, files, accept);
   }
 });
 
@@ -2074,13 +2072,15 @@ Deno.test({
     const stdout = child.stdout.getReader();
     const stderr = child.stderr.getReader();
     const [url] = /http:\S+/.exec(decoder.decode((await stdout.read()).value)) ?? fail("it did not start");
-    const clients: RawClient[] = [];
-    for (let count = 0; count < 100; count++) clients.push(await RawClient.connect(Number(new URL(url).port)));
+    const clients: (RawClient | undefined)[] = [];
+    for (let count = 0; count < 100; count++) {
+      clients.push(await RawClient.connect(Number(new URL(url).port)).catch(() => undefined));
+    }
     assertStringIncludes(
       decoder.decode((await stderr.read()).value),
       "http-server: it could not accept a connection: ",
     );
-    for (const client of clients) client[Symbol.dispose]();
+    for (const client of clients) client?.[Symbol.dispose]();
     let response;
     while ((response = await fetch(`${url}a.txt`).catch(() => undefined)) === undefined); // until it listens again
     assertEquals(await response.text(), "a");
