@@ -68,14 +68,13 @@ const PACKAGES: Record<"http" | "path" | "assert", Package> = {
          export function resolve(...paths: string[]): string;
          export function toFileUrl(path: string): URL;`,
       ],
-      "./posix": [
-        "path/posix/mod",
-        `export function basename(path: string | URL, suffix?: string): string;
-         export function dirname(path: string | URL): string;
-         export function extname(path: string | URL): string;
-         export function join(path?: string | URL, ...paths: string[]): string;
-         export function normalize(path: string | URL): string;`,
-      ],
+      "./basename": ["path/basename", `export function basename(path: string | URL, suffix?: string): string;`],
+      "./constants": ["path/constants", `export const SEPARATOR: string;`],
+      "./dirname": ["path/dirname", `export function dirname(path: string | URL): string;`],
+      "./extname": ["path/extname", `export function extname(path: string | URL): string;`],
+      "./join": ["path/join", `export function join(path?: string | URL, ...paths: string[]): string;`],
+      "./posix/normalize": ["path/posix/normalize", `export function normalize(path: string | URL): string;`],
+      "./resolve": ["path/resolve", `export function resolve(...paths: string[]): string;`],
     },
   },
   assert: {
