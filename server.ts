@@ -537,9 +537,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   /** Answers where nothing lies at the path: the page of a clean URL, the single-page app, or 404. */
   async function fallback(request: Request, path: string): Promise<Response> {
     existsSync ??= (await import("node:fs")).existsSync; // not before, for it would delay the first page
-    const pagePath = `${path}.html`;
-    const isPage = !path.endsWith("/") && (dotfiles || !isHidden(pagePath));
-    const page = isPage ? locateUnlikely(pagePath) : undefined;
+    const page = path.endsWith("/") ? undefined : locateUnlikely(`${path}.html`);
     if (page?.info.isFile) return sendFile(request, page);
     const app = spa && extname(path) === "" ? locate(`/${INDEX}`) : undefined;
     if (app?.info.isFile) return sendFile(request, app);

@@ -1631,6 +1631,10 @@ Deno.test("handler() answers 404 with the nearest 404.html, or one plain line", 
   }
   assertEquals((await get(handler, "/404.html")).status, 200);
 
+  // Each folder costs a look at the disk, so there is an end to it.
+  await add(site, { [`${"d/".repeat(31)}404.html`]: "deep", [`${"d/".repeat(40)}404.html`]: "too deep" });
+  assertEquals((await get(handler, `/${"d/".repeat(40)}nothing`)).text, "deep");
+
   await Deno.remove(join(site.root, "404.html"));
   const { status, headers, text } = await get(handler, "/nothing");
   assertEquals([status, headers.get("content-type"), text], [404, "text/plain; charset=UTF-8", "404 Not Found\n"]);
