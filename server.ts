@@ -95,7 +95,17 @@ interface Entry {
   file: string;
   /** Where that leads when every link is followed; undefined where links may lead anywhere. */
   realPath: string | undefined;
-  info: Deno.FileInfo;
+  isFile: boolean;
+  version: Version;
+}
+
+/** What the disk says of a file that tells whether it is still the same; times in milliseconds. */
+interface Version {
+  size: number;
+  mtime: number | undefined;
+  ctime: number | undefined;
+  inode: number | null;
+  device: number;
 }
 
 /** The content codings that files are sent in (RFC 9110, 8.4.1), and the order of preference where a client has none. */
@@ -215,11 +225,11 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
     // A page's relative links count from its URL: a folder's ends with a slash, a file's doesn't.
     const isFolderPath = path.endsWith("/");
-    if (entry.info.isDirectory !== isFolderPath) return redirect(isFolderPath ? entry.path : `${path}/`, query);
+    if (entry.isFile === isFolderPath) return redirect(isFolderPath ? entry.path : `${path}/`, query);
 
-    if (entry.info.isFile) return sendFile(request, entry);
+    if (entry.isFile) return sendFile(request, entry);
     const index = locate(path + INDEX);
-    if (index?.info.isFile) return sendFile(request, index);
+    if (index?.isFile) return sendFile(request, index);
     return listing ? await deliver(request.method, entry) : notFound(request, path);
   }
 
@@ -253,7 +263,8 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       }
       const info = Deno.statSync(file);
       // To open a FIFO waits for its writer, and a device may never end.
-      return info.isFile || info.isDirectory ? { path: trimmed, file, realPath, info } : undefined;
+      if (!info.isFile && !info.isDirectory) return undefined;
+      return { path: trimmed, file, realPath, isFile: info.isFile, version: versionOf(info) };
     } catch (error) {
       if (statusOf(error) === 404) return undefined;
       throw error;
@@ -284,9 +295,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   }
 
   /** Whether the disk still has what was found there, in the same place. */
-  function isCurrent({ file, realPath, info }: Entry): boolean {
+  function isCurrent({ file, realPath, version }: Entry): boolean {
     try {
-      if (!isSameVersion(Deno.statSync(file), info)) return false;
+      if (!isSameVersion(versionOf(Deno.statSync(file)), version)) return false;
       // A file can be where it was while a folder above it has become a link to the outside; the root's own files have none.
       return realPath === undefined || dirname(realPath) === realRoot || Deno.realPathSync(file) === realPath;
     } catch {
@@ -298,11 +309,11 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   function load(entry: Entry): Promise<Representation> {
     const key = encodePath(entry.path);
     const kept = memory.get(key);
-    if (kept !== undefined && isSameVersion(kept.entry.info, entry.info)) return Promise.resolve(kept);
+    if (kept !== undefined && isSameVersion(kept.entry.version, entry.version)) return Promise.resolve(kept);
     // What was written a moment ago may be written again without a difference that the disk's clock shows.
-    const isSettled = Date.now() - Math.max(...timesOf(entry.info)) > SETTLING_TIME;
+    const isSettled = Date.now() - Math.max(...timesOf(entry.version)) > SETTLING_TIME;
     const other = isSettled ? loading.get(key) : undefined;
-    if (other !== undefined && isSameVersion(other.entry.info, entry.info)) return other.representation;
+    if (other !== undefined && isSameVersion(other.entry.version, entry.version)) return other.representation;
 
     const representation = represent(entry).then((representation) => {
       if (isSettled) memory.set(key, representation, footprintOf(representation));
@@ -327,7 +338,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       if (negotiated.size >= NEGOTIATED_LIMIT) negotiated.clear();
       negotiated.set(field, accepted = acceptedEncodings(field));
     }
-    const { size } = entry.info;
+    const { size } = entry.version;
     const isWorthIt = size >= COMPRESSED_SIZE || !accepted.includes("identity");
     const isMade = (encoding: Encoding) => isWorthIt && (encoding === "gzip" || encoding === "br" && size <= KEPT_SIZE);
     return accepted.find((encoding) =>
@@ -380,9 +391,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   }
 
   /** Returns the file that lies beside another in an encoding, unless it is older than that. */
-  function findBeside({ path, info }: Entry, encoding: Encoding): Entry | undefined {
+  function findBeside({ path, version }: Entry, encoding: Encoding): Entry | undefined {
     const beside = locateUnlikely(path + SUFFIXES[encoding]);
-    if (!beside?.info.isFile || (beside.info.mtime ?? 0) < (info.mtime ?? 0)) return undefined;
+    if (!beside?.isFile || (beside.version.mtime ?? 0) < (version.mtime ?? 0)) return undefined;
     return beside;
   }
 
@@ -390,12 +401,12 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   /** Makes the representation of a file, or of what lies beside `original` in another encoding. */
   async function represent(entry: Entry, encoding?: Encoding, original?: Representation): Promise<Representation> {
-    const isKept = entry.info.size <= KEPT_SIZE;
+    const isKept = entry.version.size <= KEPT_SIZE;
     const { headers: fields } = await deliver("HEAD", entry);
     const bytes = isKept ? await Deno.readFile(entry.file) : undefined;
-    fields.set("content-length", `${bytes?.length ?? entry.info.size}`);
+    fields.set("content-length", `${bytes?.length ?? entry.version.size}`);
     fields.set("content-type", contentType(entry.path, fields.get("content-type"), bytes ?? await readStart(entry)));
-    const validators = await validatorsOf(entry.info, bytes);
+    const validators = await validatorsOf(entry.version, bytes);
     setValidators(fields, validators);
     if (original !== undefined && encoding !== undefined) {
       fields.set("content-type", original.fields.get("content-type")!);
@@ -414,12 +425,12 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   /** Lets `serveDir` answer with a file, a range of it, or a folder's listing. */
   async function deliver(method: string, entry: Entry, range?: ByteRange): Promise<Response> {
-    const { path, file, info } = entry;
+    const { path, file, isFile } = entry;
     // `serveDir` takes dotfiles or leaves them; what `isHidden` lets pass is to it a folder of its own.
     const isOwnRoot = !dotfiles && path.includes("/.");
-    const fsRoot = !isOwnRoot ? root : info.isFile ? dirname(file) : file;
-    const servedPath = !isOwnRoot ? path : info.isFile ? `/${basename(path)}` : "/";
-    const url = `http://localhost${encodePath(info.isFile || servedPath === "/" ? servedPath : `${servedPath}/`)}`;
+    const fsRoot = !isOwnRoot ? root : isFile ? dirname(file) : file;
+    const servedPath = !isOwnRoot ? path : isFile ? `/${basename(path)}` : "/";
+    const url = `http://localhost${encodePath(isFile || servedPath === "/" ? servedPath : `${servedPath}/`)}`;
     const fields: HeadersInit = range ? { range: `bytes=${range.start}-${range.end}` } : {};
     const response = await serveDir(new Request(url, { method, headers: fields }), {
       fsRoot,
@@ -434,7 +445,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     }
     if (!response.ok) throw new Deno.errors.NotFound("it went away since `locate` looked");
     response.headers.delete("server");
-    if (info.isDirectory) response.headers.delete("accept-ranges"); // listings have none
+    if (!isFile) response.headers.delete("accept-ranges"); // listings have none
     return response;
   }
 
@@ -463,14 +474,13 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
     const rangeField = headers.get("range");
     if (rangeField !== null && isRangeCurrent(headers.get("if-range"), validators)) {
-      const size = body?.length ?? entry.info.size;
+      const size = body?.length ?? entry.version.size;
       const range = parseRange(rangeField, size);
       if (range === "unsatisfiable") return finish(request, fail(416, { "content-range": `bytes */${size}` }));
       if (range !== undefined) return sendRange(request, representation, range, size);
     }
     if (body === undefined) return stream(request, representation);
-    // Clones have the same bytes, which a program that reads them could change; a string it can't.
-    if (typeof body !== "string" && !isShared) return new Response(body, { headers: fields });
+    if (!isShared) return new Response(body, { headers: fields });
     representation.ok ??= new Response(body, { headers: fields });
     return representation.ok.clone();
   }
@@ -489,7 +499,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   /** Sends a file from the disk, compressed on its way where its fields say so. */
   async function stream(request: Request, { entry, fields }: Representation): Promise<Response> {
-    const { size } = entry.info;
+    const { size } = entry.version;
     const body = await readRange(request, entry, { start: 0, end: size - 1 }, size);
     const isCompressed = fields.has("content-encoding") && !fields.has("content-length");
     return new Response(isCompressed ? body.pipeThrough(new CompressionStream("gzip")) : body, { headers: fields });
@@ -538,9 +548,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   async function fallback(request: Request, path: string): Promise<Response> {
     existsSync ??= (await import("node:fs")).existsSync; // not before, for it would delay the first page
     const page = path.endsWith("/") ? undefined : locateUnlikely(`${path}.html`);
-    if (page?.info.isFile) return sendFile(request, page);
+    if (page?.isFile) return sendFile(request, page);
     const app = spa && extname(path) === "" ? locate(`/${INDEX}`) : undefined;
-    if (app?.info.isFile) return sendFile(request, app);
+    if (app?.isFile) return sendFile(request, app);
     return notFound(request, path);
   }
 
@@ -551,9 +561,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     let folder = "/";
     for (let depth = 0; depth < NOT_FOUND_DEPTH; depth++) {
       const candidate = locateUnlikely(folder + NOT_FOUND_PAGE);
-      if (candidate?.info.isFile) page = candidate;
+      if (candidate?.isFile) page = candidate;
       folder = path.slice(0, path.indexOf("/", folder.length) + 1);
-      if (folder === "" || !dotfiles && isHidden(folder) || !locate(folder)?.info.isDirectory) break;
+      if (folder === "" || !dotfiles && isHidden(folder) || locate(folder)?.isFile !== false) break;
     }
     if (page === undefined) return fail(404);
     const representation = await load(page).catch(() => undefined);
@@ -733,14 +743,18 @@ function footprintOf({ body }: Representation): number {
   return OVERHEAD + (typeof body === "string" ? body.length : 2 * body.length); // a ready-made answer has a copy of bytes
 }
 
-function isSameVersion(one: Deno.FileInfo, other: Deno.FileInfo): boolean {
-  return one.size === other.size && one.ino === other.ino && one.dev === other.dev &&
-    one.mtime?.getTime() === other.mtime?.getTime() && one.ctime?.getTime() === other.ctime?.getTime();
+function versionOf({ size, mtime, ctime, ino, dev }: Deno.FileInfo): Version {
+  return { size, mtime: mtime?.getTime(), ctime: ctime?.getTime(), inode: ino, device: dev };
+}
+
+function isSameVersion(one: Version, other: Version): boolean {
+  return one.size === other.size && one.mtime === other.mtime && one.ctime === other.ctime &&
+    one.inode === other.inode && one.device === other.device;
 }
 
 /** When a file was last changed, in milliseconds: its bytes, and anything about it. */
-function timesOf({ mtime, ctime }: Deno.FileInfo): number[] {
-  return [mtime?.getTime() ?? 0, ctime?.getTime() ?? 0];
+function timesOf({ mtime = 0, ctime = 0 }: Version): number[] {
+  return [mtime, ctime];
 }
 
 // 5. Variant --------------------------------------------------------------------------------------------------------
@@ -810,11 +824,11 @@ export interface Validators {
  * Returns the validators of a file: a tag of its bytes where they are at hand, for two edits can come faster than the
  * disk's clock ticks; else of its size, times and inode.
  */
-async function validatorsOf(info: Deno.FileInfo, bytes?: Uint8Array<ArrayBuffer>): Promise<Validators> {
-  const { size, mtime, ino } = info;
-  if (mtime === null) return {};
-  const etag = await eTag(bytes ?? [size, ...timesOf(info), ino].join(" "), { weak: true });
-  const lastModified = mtime.toUTCString();
+async function validatorsOf(version: Version, bytes?: Uint8Array<ArrayBuffer>): Promise<Validators> {
+  const { size, mtime, inode } = version;
+  if (mtime === undefined) return {};
+  const etag = await eTag(bytes ?? [size, ...timesOf(version), inode].join(" "), { weak: true });
+  const lastModified = new Date(mtime).toUTCString();
   return { etag, lastModified, modified: Date.parse(lastModified) };
 }
 
@@ -894,8 +908,8 @@ async function readBytes(path: string, start: number, length: number): Promise<U
 const SNIFFED_LENGTH = 1024;
 
 /** Returns the first bytes of a file, none of a folder; throws where it can't be read. */
-async function readStart({ file, info }: Pick<Entry, "file" | "info">): Promise<Uint8Array> {
-  if (info.isDirectory) {
+async function readStart({ file, isFile }: Pick<Entry, "file" | "isFile">): Promise<Uint8Array> {
+  if (!isFile) {
     for await (const _ of Deno.readDir(file)) break; // leaving the loop closes the folder
     return new Uint8Array();
   }
@@ -1228,7 +1242,7 @@ async function checkRoot(root: string): Promise<void> {
   let info;
   try {
     info = await Deno.stat(root);
-    if (info.isDirectory) await readStart({ file: root, info });
+    if (info.isDirectory) await readStart({ file: root, isFile: false });
   } catch (error) {
     if (statusOf(error) !== 404) throw new CommandError(1, `the folder ${root} can't be read: ${reasonOf(error)}.`);
   }
