@@ -40,17 +40,6 @@ const PACKAGES: Record<"http" | "path" | "assert", Package> = {
         `export type StatusCode = number;
          export const STATUS_TEXT: Record<StatusCode, string>;`,
       ],
-      "./negotiation": [
-        "http/negotiation",
-        `export function acceptsEncodings(request: { headers: Headers }, ...encodings: string[]): string | undefined;`,
-      ],
-      "./server-sent-event-stream": [
-        "http/server_sent_event_stream",
-        `export interface ServerSentEventMessage {
-           comment?: string; event?: string; data?: string; id?: string | number; retry?: number;
-         }
-         export class ServerSentEventStream extends TransformStream<ServerSentEventMessage, Uint8Array<ArrayBuffer>> {}`,
-      ],
     },
   },
   path: {
