@@ -1276,7 +1276,7 @@ function listen({ host, port, tls }: Command, handler: Handler): Deno.HttpServer
         automaticCompression: false,
         onListen() {}, // `announce` says it
         onError(error) { // from a body already on its way, such as a file cut short meanwhile
-          console.error("http-server: an answer broke off:", error);
+          console.error(`http-server: an answer broke off: ${reasonOf(error)}`);
           return fail(500);
         },
       }, handler);
@@ -1321,11 +1321,12 @@ function announce({ host, port: named, tls }: Command, root: string, { hostname,
   if (!Deno.stdout.isTerminal()) return console.log(`Serving ${folder} at ${url}${note}`);
 
   const bold = "font-weight: bold";
-  console.log(`Serving %c${folder}%c\n     at %c${url}%c${note}`, bold, "", `${bold}; color: green`, "");
+  const link = `${bold}; color: green`;
+  console.log("Serving %c%s%c\n     at %c%s%c%s", bold, folder, "", link, url, "", note);
   const network = isEverywhere && isAllowed({ name: "sys", kind: "networkInterfaces" })
     ? Deno.networkInterfaces().find(({ family, address }) => family === "IPv4" && !address.startsWith("127."))
     : undefined;
-  if (network) console.log(`    and %c${urlOf(network.address)}%c`, `${bold}; color: green`, "");
+  if (network) console.log("    and %c%s", link, urlOf(network.address));
   if (!isPrivate) console.log("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
   console.log("Ctrl-C stops it.\n");
 }
@@ -1348,10 +1349,10 @@ function openLog(): { write(line: string): void; flush(): Promise<void> } {
     if (isClosed) return;
     if (waiting.length > LOG_LIMIT) leftOut++;
     else waiting += `${line}\n`;
-    written ??= new Promise((resolve) => setTimeout(resolve, LOG_DELAY)).then(flush);
+    written ??= new Promise((resolve) => setTimeout(resolve, LOG_DELAY)).then(writeWaiting);
   }
 
-  async function flush(): Promise<void> {
+  async function writeWaiting(): Promise<void> {
     const note = leftOut > 0 ? `... ${leftOut} lines left out, for the log was not read\n` : "";
     const batch = encoder.encode(waiting + note);
     waiting = "";
@@ -1362,6 +1363,11 @@ function openLog(): { write(line: string): void; flush(): Promise<void> } {
       isClosed = true; // its reader went away; the server goes on
     }
     written = undefined;
+  }
+
+  async function flush(): Promise<void> {
+    await written;
+    await writeWaiting();
   }
 
   return { write, flush };
