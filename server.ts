@@ -136,8 +136,8 @@ interface Variants {
   beside: Encoding[];
   /** What has been asked for, and is ready. */
   made: Partial<Record<Encoding, Representation>>;
-  /** What has been asked for, and is being made. */
-  making: Partial<Record<Encoding, Promise<Representation>>>;
+  /** What has been asked for and is being made, and of which file. */
+  making: Partial<Record<Encoding, { source: Entry; variant: Promise<Representation> }>>;
 }
 
 const ALLOW = "GET, HEAD, OPTIONS";
@@ -310,13 +310,12 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const key = encodePath(entry.path);
     const kept = memory.get(key);
     if (kept !== undefined && isSameVersion(kept.entry.version, entry.version)) return Promise.resolve(kept);
-    // What was written a moment ago may be written again without a difference that the disk's clock shows.
-    const isSettled = Date.now() - Math.max(...timesOf(entry.version)) > SETTLING_TIME;
-    const other = isSettled ? loading.get(key) : undefined;
+    const mayBeKept = isSettled(entry);
+    const other = mayBeKept ? loading.get(key) : undefined;
     if (other !== undefined && isSameVersion(other.entry.version, entry.version)) return other.representation;
 
     const representation = represent(entry).then((representation) => {
-      if (isSettled) memory.set(key, representation, footprintOf(representation));
+      if (mayBeKept) memory.set(key, representation, footprintOf(representation));
       else memory.delete(key);
       return representation;
     }).finally(() => {
@@ -353,24 +352,34 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (variants === undefined || encoding === "identity") return Promise.resolve(plain);
     const made = variants.made[encoding];
     if (made !== undefined && (made.entry === plain.entry || isCurrent(made.entry))) return Promise.resolve(made);
-    const other = variants.making[encoding];
-    if (other !== undefined) return other;
+    const source = findBeside(plain.entry, encoding) ?? plain.entry;
+    const mayBeKept = source === plain.entry || isSettled(source);
+    const other = mayBeKept ? variants.making[encoding] : undefined;
+    if (other?.source.file === source.file && isSameVersion(other.source.version, source.version)) return other.variant;
 
-    const making = makeVariant(plain, encoding, variants).then((variant) => {
-      variants.made[encoding] = variant;
-      memory.grow(encodePath(plain.entry.path), plain, footprintOf(variant));
+    const variant = makeVariant(plain, encoding, source, variants).then((variant) => {
+      if (mayBeKept) {
+        variants.made[encoding] = variant;
+        memory.grow(encodePath(plain.entry.path), plain, footprintOf(variant));
+      }
       return variant;
-    }).finally(() => delete variants.making[encoding]);
-    variants.making[encoding] = making;
-    return making;
+    }).finally(() => {
+      if (variants.making[encoding]?.variant === variant) delete variants.making[encoding];
+    });
+    variants.making[encoding] = { source, variant };
+    return variant;
   }
 
   /** Makes a variant of what lies beside the file, else of the file's own bytes. */
-  async function makeVariant(plain: Representation, encoding: Encoding, variants: Variants): Promise<Representation> {
-    const beside = findBeside(plain.entry, encoding);
-    if (beside !== undefined) {
+  async function makeVariant(
+    plain: Representation,
+    encoding: Encoding,
+    source: Entry,
+    variants: Variants,
+  ): Promise<Representation> {
+    if (source !== plain.entry) {
       try {
-        return await represent(beside, encoding, plain);
+        return await represent(source, encoding, plain);
       } catch (error) {
         if (statusOf(error) >= 500) throw error; // else it is unreadable or gone, and as good as not there
       }
@@ -752,6 +761,11 @@ function isSameVersion(one: Version, other: Version): boolean {
     one.inode === other.inode && one.device === other.device;
 }
 
+/** Whether a file may be kept: written a moment ago, it may be again with no difference that the disk's clock shows. */
+function isSettled({ version }: Entry): boolean {
+  return Date.now() - Math.max(...timesOf(version)) > SETTLING_TIME;
+}
+
 /** When a file was last changed, in milliseconds: its bytes, and anything about it. */
 function timesOf({ mtime = 0, ctime = 0 }: Version): number[] {
   return [mtime, ctime];
@@ -789,7 +803,7 @@ export function acceptedEncodings(field: string): Encoding[] {
 const BROTLI_QUALITY = 5;
 const GZIP_LEVEL = 6;
 
-/** Compresses bytes off the main thread. */
+/** Compresses the bytes of a file; Deno does that on the main thread, so nothing else is answered meanwhile. */
 async function compressBody(body: string | Uint8Array, encoding: "br" | "gzip"): Promise<Uint8Array<ArrayBuffer>> {
   const { brotliCompress, constants, gzip } = await import("node:zlib"); // not before, for it delays the start
   return new Uint8Array(
@@ -809,7 +823,43 @@ function toStringIfAscii(bytes: Uint8Array<ArrayBuffer>): string | Uint8Array<Ar
   }
 }
 
-// 7. Answer ------------------------------------------------------------------------------------------
+// 6. serveDir -------------------------------------------------------------------------------------------------------
+
+/** How much of a file without a known extension is looked at, in bytes. */
+const SNIFFED_LENGTH = 1024;
+
+/** Returns the first bytes of a file, none of a folder; throws where it can't be read. */
+async function readStart({ file, isFile }: Pick<Entry, "file" | "isFile">): Promise<Uint8Array> {
+  if (!isFile) {
+    for await (const _ of Deno.readDir(file)) break; // leaving the loop closes the folder
+    return new Uint8Array();
+  }
+  using handle = await Deno.open(file);
+  const start = new Uint8Array(SNIFFED_LENGTH);
+  return start.subarray(0, await handle.read(start) ?? 0);
+}
+
+/** Extensions whose registered types are something else's, or no help to a developer: TypeScript is not a film. */
+const SOURCE_CODE = [".ts", ".tsx", ".mts", ".cts"];
+
+/** Returns the type of a file: what is `known` of its extension, or what its first bytes look like. */
+function contentType(path: string, known: string | null, start: Uint8Array): string {
+  if (known !== null && !SOURCE_CODE.includes(extname(path).toLowerCase())) return known;
+  return isText(start.subarray(0, SNIFFED_LENGTH)) ? "text/plain; charset=UTF-8" : "application/octet-stream";
+}
+
+/** Whether bytes are the start of a UTF-8 text: no control characters but white space and escape sequences. */
+function isText(start: Uint8Array): boolean {
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(start, { stream: true });
+    // deno-lint-ignore no-control-regex -- control characters are what it looks for
+    return !/[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]/.test(text);
+  } catch {
+    return false;
+  }
+}
+
+// 7. Answer ----------------------------------------------------------------------------------------------------------
 
 /** What tells one version of a file from another (RFC 9110, 8.8); empty where the disk has no time. */
 export interface Validators {
@@ -889,8 +939,6 @@ export function parseRange(field: string | null, size: number): ByteRange | "uns
   return start > end ? "unsatisfiable" : { start, end };
 }
 
-// 6. serveDir -------------------------------------------------------------------------------------------------------
-
 /** Returns bytes of a file; throws where it has become shorter. */
 async function readBytes(path: string, start: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
   using file = await Deno.open(path);
@@ -902,40 +950,6 @@ async function readBytes(path: string, start: number, length: number): Promise<U
     filled += count;
   }
   return bytes;
-}
-
-/** How much of a file without a known extension is looked at, in bytes. */
-const SNIFFED_LENGTH = 1024;
-
-/** Returns the first bytes of a file, none of a folder; throws where it can't be read. */
-async function readStart({ file, isFile }: Pick<Entry, "file" | "isFile">): Promise<Uint8Array> {
-  if (!isFile) {
-    for await (const _ of Deno.readDir(file)) break; // leaving the loop closes the folder
-    return new Uint8Array();
-  }
-  using handle = await Deno.open(file);
-  const start = new Uint8Array(SNIFFED_LENGTH);
-  return start.subarray(0, await handle.read(start) ?? 0);
-}
-
-/** Extensions whose registered types are something else's, or no help to a developer: TypeScript is not a film. */
-const SOURCE_CODE = [".ts", ".tsx", ".mts", ".cts"];
-
-/** Returns the type of a file: what is `known` of its extension, or what its first bytes look like. */
-function contentType(path: string, known: string | null, start: Uint8Array): string {
-  if (known !== null && !SOURCE_CODE.includes(extname(path).toLowerCase())) return known;
-  return isText(start.subarray(0, SNIFFED_LENGTH)) ? "text/plain; charset=UTF-8" : "application/octet-stream";
-}
-
-/** Whether bytes are the start of a UTF-8 text: no control characters but white space and escape sequences. */
-function isText(start: Uint8Array): boolean {
-  try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(start, { stream: true });
-    // deno-lint-ignore no-control-regex -- control characters are what it looks for
-    return !/[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]/.test(text);
-  } catch {
-    return false;
-  }
 }
 
 // 9. Fields and log -------------------------------------------------------------------------------------------------

@@ -1572,6 +1572,46 @@ Deno.test("handler() sends what lies compressed beside a file, unless it is olde
   });
 });
 
+Deno.test("handler() serves a change of what lies beside a file, however fast it comes", async () => {
+  await using site = await lay({ "a.js": "original ".repeat(200), "a.js.br": "" });
+  const beside = join(site.root, "a.js.br");
+  const handler = createHandler({ root: site.root });
+  const sent = async () => (await getDecoded(handler, "/a.js", "br")).text;
+  const { subtle } = crypto;
+  const digest = subtle.digest.bind(subtle);
+  await whenSettled(async () => {
+    // Written a moment ago by the clock of this test: two edits of one length within a tick look the same.
+    const time = new Date(Date.now() + 1e6);
+    for (const text of ["beside one", "beside two", "beside 333"]) {
+      await Deno.writeFile(beside, brotliCompressSync(text));
+      await Deno.utime(beside, time, time);
+      assertEquals(await sent(), text);
+    }
+
+    // While an earlier request is being answered: it has read the old bytes when the new ones are written.
+    const past = new Date("2020-01-01");
+    await Deno.utime(join(site.root, "a.js"), past, past);
+    await Deno.writeFile(beside, brotliCompressSync("old"));
+    await Deno.utime(beside, past, past);
+    const hasRead = Promise.withResolvers<void>();
+    const mayGoOn = Promise.withResolvers<void>();
+    let calls = 0; // of the original serveDir's and ours, then the same of what lies beside it
+    subtle.digest = async (...args) => {
+      if (++calls === 4) {
+        hasRead.resolve();
+        await mayGoOn.promise;
+      }
+      return await digest(...args);
+    };
+    const first = sent();
+    await hasRead.promise;
+    await Deno.writeFile(beside, brotliCompressSync("another length"));
+    const second = sent();
+    mayGoOn.resolve();
+    assertEquals([await first, await second, await sent()], ["old", "another length", "another length"]);
+  }).finally(() => subtle.digest = digest);
+});
+
 Deno.test("handler() compresses on the way what is too big for memory", async () => {
   const text = "a line of a long log\n".repeat(100_000);
   await using site = await lay({
