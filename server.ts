@@ -16,6 +16,8 @@
  * 8. Fallback: `fallback` tries the clean URL, the single-page app and the nearest `404.html`.
  * 9. Fields and log: `conclude` finishes what was not ready-made.
  *
+ * Before all that, `isAuthorized` asks for the password where there is one.
+ *
  * `createHandler` holds the steps, in `handle` and `respond`, and what needs its options or memory; the functions after
  * it need neither. `main` is the command line and start-up. The program never writes, runs another program, reads the
  * environment or follows a link out of the folder, and it has no uploads, themes or server-side scripts.
@@ -64,6 +66,8 @@ export interface Options {
   maxAge: number;
   /** Whether files are sent compressed to clients that accept it; false sends their bytes as they are. @default {true} */
   compress: boolean;
+  /** What every client has to know, as `user:password` (RFC 7617); undefined where anyone may ask. @default {undefined} */
+  auth?: string;
   /** Takes one line for each request, without its line break; undefined for no log. @default {undefined} */
   log?: (line: string) => void;
 }
@@ -170,6 +174,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   } = options;
   const root = resolve(options.root ?? DEFAULTS.root);
   let realRoot = Deno.realPathSync(root);
+  const credentials = options.auth === undefined ? undefined : digest(options.auth);
   const cacheControl = maxAge > 0 ? `max-age=${maxAge}` : NO_CACHE;
 
   // What the user says of the encoding is not to be contradicted.
@@ -184,11 +189,17 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   function handle(request: Request, info?: Deno.ServeHandlerInfo): Response | Promise<Response> {
     const start = Date.now();
-    const known = recall(request);
-    const answer = known === undefined ? respond(request) : send(request, known, info !== undefined);
+    const answer = isAuthorized(request)
+      ? answerTo(request, info !== undefined)
+      : finish(request, fail(401, CHALLENGE));
     if (answer instanceof Promise) return conclude(request, answer, start, info);
     logAnswer(request, answer, start, info);
     return answer;
+  }
+
+  function answerTo(request: Request, isShared: boolean): Response | Promise<Response> {
+    const known = recall(request);
+    return known === undefined ? respond(request) : send(request, known, isShared);
   }
 
   /** The only place that catches, and that adds the fields of every answer that is not ready-made. */
@@ -203,7 +214,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       response = await answer;
     } catch (error) {
       response = fail(statusOf(error));
-      if (response.status >= 500) console.error(`${request.method} ${toAscii(request.url)}: ${reasonOf(error)}`);
+      if (response.status >= 500) console.error(`${request.method} ${targetOf(request)}: ${reasonOf(error)}`);
     }
     response = finish(request, response);
     logAnswer(request, response, start, info);
@@ -233,12 +244,23 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     return listing ? await deliver(request.method, entry) : notFound(request, path);
   }
 
+  /** Whether the client knows the password, where there is one; browsers send a preflight without it (Fetch, 3.3.5). */
+  function isAuthorized(request: Request): boolean {
+    if (credentials === undefined || isPreflight(request)) return true;
+    const given = parseCredentials(request.headers.get("authorization"));
+    return given !== undefined && isEqual(digest(given), credentials);
+  }
+
   // 2. Method -------------------------------------------------------------------------------------------------------
+
+  function isPreflight({ method, headers }: Request): boolean {
+    return cors && method === "OPTIONS" && headers.has("access-control-request-method");
+  }
 
   /** Answers OPTIONS, a CORS preflight included (RFC 9110, 9.3.7; Fetch standard, 3.3). */
   function answerOptions(request: Request): Response {
     const response = new Response(null, { status: 204, headers: { allow: ALLOW } });
-    if (cors && request.headers.has("access-control-request-method")) {
+    if (isPreflight(request)) {
       response.headers.set("access-control-allow-methods", ALLOW);
       // Named one by one: `*` would leave out Authorization.
       const requested = request.headers.get("access-control-request-headers") ?? "*";
@@ -598,14 +620,14 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   }
 
   /** Logs a line: time, client address, method, target, status, bytes of the body, milliseconds. */
-  function logAnswer({ method, url }: Request, response: Response, start: number, info?: Deno.ServeHandlerInfo): void {
+  function logAnswer(request: Request, response: Response, start: number, info?: Deno.ServeHandlerInfo): void {
     if (log === undefined) return;
     const now = Date.now();
     if (now !== clock.time) clock = { time: now, text: new Date(now).toISOString() };
     const address = (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
-    const target = toAscii(url.slice(url.indexOf("/", url.indexOf(":") + "://".length)));
-    const length = response.headers.get("content-length") ?? "-";
-    log(`${clock.text} ${address} ${method} ${target} ${response.status} ${length} ${now - start}ms`);
+    const { status, headers } = response;
+    const length = headers.get("content-length") ?? "-";
+    log(`${clock.text} ${address} ${request.method} ${targetOf(request)} ${status} ${length} ${now - start}ms`);
   }
 
   /** Adds the fields of every answer to one that is not ready-made, and keeps its body from a HEAD. */
@@ -613,6 +635,37 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     finishFields(response.headers, response.status);
     return method === "HEAD" && response.headers.has("content-length") ? new Response(null, response) : response;
   }
+}
+
+// Password ----------------------------------------------------------------------------------------------------------
+
+/** The fields of a 401 (RFC 7617, 2 and 2.1). */
+const CHALLENGE = { "www-authenticate": 'Basic realm="http-server", charset="UTF-8"' };
+
+/** Returns the `user:password` of an Authorization field (RFC 7617, 2), undefined where it has none. */
+function parseCredentials(field: string | null): string | undefined {
+  const [, token] = /^Basic +([\w+/]+=*)$/i.exec(field ?? "") ?? [];
+  if (token === undefined) return undefined;
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.fromBase64(token));
+  } catch {
+    return undefined;
+  }
+}
+
+/** Returns a digest of credentials, in which an accented letter is the same however it was typed. */
+function digest(credentials: string): Uint8Array {
+  return nodeCrypto().createHash("sha256").update(credentials.normalize()).digest();
+}
+
+/** Whether two digests are the same; it takes as long for any two, so that nobody can guess the password by parts. */
+function isEqual(one: Uint8Array, other: Uint8Array): boolean {
+  return nodeCrypto().timingSafeEqual(one, other);
+}
+
+/** Returns a module that takes 30 ms to load, and is needed only where there is a password. */
+function nodeCrypto() {
+  return globalThis.process.getBuiltinModule("node:crypto");
 }
 
 // 1. Path -----------------------------------------------------------------------------------------------------------
@@ -983,6 +1036,11 @@ function fail(status: number, fields: Record<string, string> = {}): Response {
   });
 }
 
+/** Returns the target of a request as the log has it: without the authority, which may hold a password. */
+function targetOf({ url }: Request): string {
+  return toAscii(url.slice(url.indexOf("/", url.indexOf(":") + "://".length)));
+}
+
 /** Returns a text with all but the visible ASCII percent-encoded: nothing in it can break a line or a field. */
 function toAscii(text: string): string {
   if (!/[^\x21-\x7e]/.test(text)) return text;
@@ -1019,6 +1077,7 @@ const FLAGS = {
     help: "let browsers keep an answer that long [default: ask each time]",
   },
   "no-compress": { type: "boolean", help: "send files as they are, never compressed" },
+  auth: { type: "string", value: "USER:PASSWORD", help: "ask every client for this name and password" },
   cert: { type: "string", value: "FILE", help: "HTTPS and HTTP/2, with this certificate (PEM), and" },
   key: { type: "string", value: "FILE", help: "its private key (PEM)" },
   quiet: { type: "boolean", short: "q", help: "do not log requests" },
@@ -1091,6 +1150,7 @@ function parseCommand(args: string[]): Command {
       compress: !values["no-compress"],
       headers: values.header?.map(parseHeader),
       maxAge: parseNumber("--max-age", values["max-age"], 2 ** 31),
+      auth: checkCredentials(values.auth),
     },
     host: (values.host ?? "0.0.0.0").replace(/^\[(.*)\]$/, "$1"), // an IPv6 address as a URL has it
     port: parseNumber("--port", values.port, 65535),
@@ -1117,6 +1177,12 @@ function parseNumber(flag: string, value: string | undefined, most: number): num
     throw new CommandError(2, `${flag} takes a whole number from 0 to ${most}, not "${value}".`);
   }
   return Number(value);
+}
+
+function checkCredentials(value: string | undefined): string | undefined {
+  if (value === undefined || /^[^:\p{Cc}]*:\P{Cc}+$/u.test(value)) return value;
+  // What it is instead may be a password.
+  throw new CommandError(2, "--auth takes USER:PASSWORD, with a colon and without control characters.");
 }
 
 function parseHeader(field: string): [name: string, value: string] {
@@ -1324,15 +1390,19 @@ function bracketed(address: string): string {
   return address.includes(":") ? `[${address}]` : address;
 }
 
-/** Says what is served and where: to a person in a few lines, to a file or a program in one. */
-function announce({ host, port: named, tls }: Command, root: string, { hostname, port }: Deno.NetAddr): void {
+/** Says what is served and where: to a person in a few lines, to a file or a program in the first one. */
+function announce({ host, port: named, tls, options }: Command, root: string, { hostname, port }: Deno.NetAddr): void {
   const urlOf = (address: string) => `${tls ? "https" : "http"}://${bracketed(address)}:${port}/`;
   const isEverywhere = hostname === "0.0.0.0" || hostname === "::";
   const isPrivate = hostname === "::1" || hostname.startsWith("127.");
   const url = urlOf(isEverywhere ? "localhost" : host);
   const folder = Deno.build.standalone && root === DEFAULTS.root ? "the www folder inside this program" : root;
   const note = named === undefined && port !== DEFAULT_PORT ? ` (port ${DEFAULT_PORT} is taken)` : "";
-  if (!Deno.stdout.isTerminal()) return console.log(`Serving ${folder} at ${url}${note}`);
+  const unencrypted = tls ? "" : " Without HTTPS (--cert and --key) it can be read on the wire.";
+  const remarks = [
+    ...options.auth === undefined ? [] : [`It asks for the password.${unencrypted}`],
+  ];
+  if (!Deno.stdout.isTerminal()) return console.log([`Serving ${folder} at ${url}${note}`, ...remarks].join("\n"));
 
   const bold = "font-weight: bold";
   const link = `${bold}; color: green`;
@@ -1342,6 +1412,7 @@ function announce({ host, port: named, tls }: Command, root: string, { hostname,
     : undefined;
   if (network) console.log("    and %c%s", link, urlOf(network.address));
   if (!isPrivate) console.log("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
+  for (const remark of remarks) console.log(remark);
   console.log("Ctrl-C stops it.\n");
 }
 

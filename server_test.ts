@@ -4,6 +4,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes, fail } from "@
 import { dirname, fromFileUrl, join } from "@std/path";
 import process from "node:process";
 import http2 from "node:http2";
+import { makeCertificate } from "./.ci/certificate.ts";
 import { brotliCompressSync, brotliDecompressSync, gunzipSync, gzipSync } from "node:zlib";
 import {
   acceptedEncodings,
@@ -1754,6 +1755,147 @@ Deno.test("handler() answers 500 and tells the operator alone when something unf
   assertStringIncludes(String(told), `unforeseen in ${site.root}`);
 });
 
+// Password ----------------------------------------------------------------------------------------------------------
+
+/** Returns an Authorization field, the credentials in UTF-8. */
+function basic(credentials: string, scheme = "Basic"): Record<string, string> {
+  return { authorization: `${scheme} ${encoder.encode(credentials).toBase64()}` };
+}
+
+Deno.test("handler() asks every request for the password", async () => {
+  await using site = await lay({ "a.txt": "a", "index.html": "page", "sub/x.txt": "x", "404.html": "none" });
+  const handler = createHandler({ root: site.root, auth: "me:secret" });
+  const answer = await whenSettled(() => get(handler, "/a.txt", basic("me:secret")));
+  assertEquals([answer.status, answer.text], [200, "a"]); // memory has it from now on
+  const requests: [string, RequestInit][] = [
+    ["/a.txt", {}],
+    ["/a.txt", { method: "HEAD" }],
+    ["/a.txt", { headers: { "if-none-match": "*", range: "bytes=0-0" } }],
+    ["/", {}],
+    ["/sub", {}],
+    ["/sub/", {}],
+    ["/nothing", {}],
+    ["/.env", {}],
+    ["/%zz", {}],
+    ["/a.txt", { method: "OPTIONS" }],
+    ["/a.txt", { method: "OPTIONS", headers: { origin: "http://x", "access-control-request-method": "GET" } }],
+    ["/a.txt", { method: "POST" }],
+  ];
+  for (const [path, init] of requests) {
+    const { status, headers, text } = await ask(handler, path, init);
+    assertEquals([status, text], [401, init.method === "HEAD" ? "" : "401 Unauthorized\n"], path);
+    assertEquals(Object.fromEntries(headers), {
+      "www-authenticate": 'Basic realm="http-server", charset="UTF-8"',
+      "content-type": "text/plain; charset=UTF-8",
+      "content-length": "17",
+      "cache-control": "no-cache",
+      "x-content-type-options": "nosniff",
+    });
+  }
+  const open = createHandler({ root: site.root });
+  assertEquals((await get(open, "/a.txt", basic("who:ever"))).status, 200);
+});
+
+Deno.test("handler() takes the password in UTF-8, and nothing that is only like it", async () => {
+  await using site = await lay({ "a.txt": "a" });
+  const statusOf = async (auth: string, headers: Record<string, string>) =>
+    (await get(createHandler({ root: site.root, auth }), "/a.txt", headers)).status;
+  const right: [string, Record<string, string>][] = [
+    ["me:secret", basic("me:secret")],
+    ["me:secret", basic("me:secret", "bASIC  ")],
+    ["me:", basic("me:")],
+    [":secret", basic(":secret")],
+    ["me:a:b", basic("me:a:b")],
+    ["jürgen:pässwört 😀", basic("jürgen:pässwört 😀")],
+    ["é:é".normalize("NFC"), basic("é:é".normalize("NFD"))],
+    ["é:é".normalize("NFD"), basic("é:é".normalize("NFC"))],
+  ];
+  for (const [auth, headers] of right) assertEquals(await statusOf(auth, headers), 200, auth);
+  const wrong: [string, Record<string, string>][] = [
+    ["me:secret", {}],
+    ["me:secret", { authorization: "" }],
+    ["me:secret", { authorization: "Basic" }],
+    ["me:secret", { authorization: "Basic " }],
+    ["me:secret", { authorization: "Basic me:secret" }],
+    ["me:secret", { authorization: "Basic !!!!" }],
+    ["me:secret", basic("me:secret", "Bearer")],
+    ["me:secret", { authorization: `${basic("me:secret").authorization} x` }],
+    ["me:secret", { authorization: `${basic("me:secret").authorization}, ${basic("me:secret").authorization}` }],
+    ["me:secret", basic("me:secre")],
+    ["me:secret", basic("me:secret\0")],
+    ["me:secret", basic("me:Secret")],
+    ["me:secret", basic("Me:secret")],
+    ["me:secret", basic("mesecret")],
+    ["me:secret", basic(":")],
+    ["me:a:b", basic("me:a")],
+    ["me:é", { authorization: `Basic ${btoa("me:é")}` }], // Latin-1
+    ["", {}],
+    ["", basic("")],
+  ];
+  for (const [auth, headers] of wrong) assertEquals(await statusOf(auth, headers), 401, JSON.stringify(headers));
+});
+
+Deno.test("handler() compares the password in constant time", async () => {
+  await using site = await lay({ "a.txt": "a" });
+  const nodeCrypto = process.getBuiltinModule("node:crypto");
+  const { timingSafeEqual } = nodeCrypto;
+  const compared: unknown[] = [];
+  try {
+    nodeCrypto.timingSafeEqual = (one, other) => {
+      const isEqual = timingSafeEqual(one, other);
+      compared.push([one.byteLength, other.byteLength, isEqual]);
+      return isEqual;
+    };
+    const handler = createHandler({ root: site.root, auth: "me:secret" });
+    for (const credentials of ["me:secret", "me:s", "a much longer one than it is"]) {
+      await get(handler, "/a.txt", basic(credentials));
+    }
+  } finally {
+    nodeCrypto.timingSafeEqual = timingSafeEqual;
+  }
+  assertEquals(compared, [[32, 32, true], [32, 32, false], [32, 32, false]]);
+});
+
+Deno.test("handler() lets a CORS preflight through without the password, and nothing else", async () => {
+  await using site = await lay({ "a.txt": "a" });
+  const handler = createHandler({ root: site.root, auth: "me:secret", cors: true });
+  const headers = { origin: "http://x", "access-control-request-method": "GET" };
+  const preflight = await ask(handler, "/a.txt", {
+    method: "OPTIONS",
+    headers: { ...headers, "access-control-request-headers": "authorization" },
+  });
+  assertEquals([preflight.status, preflight.headers.get("access-control-allow-headers")], [204, "authorization"]);
+  assertEquals((await ask(handler, "/a.txt", { method: "OPTIONS" })).status, 401);
+  const refusal = await ask(handler, "/a.txt", { headers });
+  assertEquals([refusal.status, refusal.headers.get("access-control-allow-origin")], [401, "*"]);
+});
+
+Deno.test("handler() never logs a password", async () => {
+  await using site = await lay({ "a.txt": "a" });
+  const lines: string[] = [];
+  const { error } = console;
+  const { statSync } = Deno;
+  try {
+    console.error = (...data: unknown[]) => lines.push(...data.map(String));
+    await using server = start({ root: site.root, auth: "me:secret", log: (line) => lines.push(line) });
+    const fields = `Host: x\r\nAuthorization: ${basic("me:secret").authorization}\r\n`;
+    assertEquals((await rawGet(server.port, "/a.txt", fields)).status, 200);
+    assertEquals((await rawGet(server.port, "/a.txt", fields.replace("Basic", "Base"))).status, 401);
+    assertEquals((await rawGet(server.port, "http://me:secret@x/nothing", fields)).status, 404);
+    Deno.statSync = () => {
+      throw new Error("unforeseen");
+    };
+    assertEquals((await rawGet(server.port, "http://me:secret@x/a.txt", fields)).status, 500);
+  } finally {
+    Deno.statSync = statSync;
+    console.error = error;
+  }
+  const text = lines.join("\n");
+  assertEquals(lines.length, 5, text);
+  assertStringIncludes(text, "GET /a.txt: unforeseen");
+  assert(!/secret|bWU6c2VjcmV0/.test(text), text);
+});
+
 // Command line ------------------------------------------------------------------------------------------------------
 
 const here = dirname(fromFileUrl(import.meta.url));
@@ -1994,6 +2136,11 @@ Deno.test("main() answers a wrong command line with one sentence and exit code 2
     [["--cert", "cert.pem"], "--cert and --key take a file each, and HTTPS needs both."],
     [["--cert=", "--key="], "--cert and --key take a file each, and HTTPS needs both."],
     [["--key", "key.pem"], "--cert and --key take a file each, and HTTPS needs both."],
+    [["--auth"], "option '--auth <value>' argument missing; --help lists the options."],
+    ...["", ":", "user:", "password", "user:pass\nword", "us\x7fer:password"].map((auth): [string[], string] => [
+      ["--auth", auth],
+      "--auth takes USER:PASSWORD, with a colon and without control characters.",
+    ]),
     [["a", "b"], "one folder is served, not 2: a, b."],
     [[""], "the folder's name is empty."],
     [[missing], `there is no folder ${missing}; name the folder to serve.`],
@@ -2064,6 +2211,23 @@ Deno.test("main() answers what the machine refuses with one sentence and exit co
     assertMatch(stderr, /^http-server: the folder .* can't be read: .*\.\n$/);
     assertEquals(code, 1);
   });
+});
+
+Deno.test({
+  name: "main() says that it asks for the password",
+  ignore: isWindows,
+  async fn() {
+    await using site = await lay({ "index.html": "<p>page" });
+    await using server = await Served.start(["--port", "0", "--auth", "me:secret", site.root]);
+    assertEquals(await (await fetch(server.url)).text(), "401 Unauthorized\n");
+    assertEquals(await (await fetch(server.url, { headers: basic("me:secret") })).text(), "<p>page");
+    server.signal("SIGINT");
+    const { code, stdout, stderr } = await server.finish();
+    assertEquals([code, stderr], [0, ""]);
+    const [auth] = stdout.split("\n");
+    assertEquals(auth, "It asks for the password. Without HTTPS (--cert and --key) it can be read on the wire.");
+    assert(!/secret|bWU6c2VjcmV0/.test(server.firstLine + stdout), stdout);
+  },
 });
 
 Deno.test({
@@ -2227,46 +2391,6 @@ Deno.test("README.md, deno.json and server.ts say the same", async () => {
 
 // HTTPS -------------------------------------------------------------------------------------------------------------
 
-/** Returns a new certificate for `localhost`, signed by itself, and its key, both as PEM (RFC 5280; X.690). */
-async function makeCertificate(): Promise<{ cert: string; key: string }> {
-  const algorithm = {
-    name: "RSASSA-PKCS1-v1_5",
-    hash: "SHA-256",
-    modulusLength: 2048,
-    publicExponent: new Uint8Array([1, 0, 1]),
-  };
-  const { publicKey, privateKey } = await crypto.subtle.generateKey(algorithm, true, ["sign", "verify"]);
-  const der = (tag: number, ...parts: Uint8Array[]): Uint8Array<ArrayBuffer> => {
-    const length = parts.reduce((sum, part) => sum + part.length, 0);
-    const size = length < 128 ? [length] : length < 256 ? [0x81, length] : [0x82, length >> 8, length & 255];
-    return new Uint8Array([tag, ...size, ...parts.flatMap((part) => [...part])]);
-  };
-  const text = (tag: number, value: string) => der(tag, encoder.encode(value));
-  const oid = (...bytes: number[]) => der(6, new Uint8Array(bytes));
-  const sha256WithRsa = der(0x30, oid(42, 134, 72, 134, 247, 13, 1, 1, 11), der(5));
-  const name = der(0x30, der(0x31, der(0x30, oid(85, 4, 3), text(0x0c, "localhost"))));
-  const validity = der(0x30, text(0x17, "200101000000Z"), text(0x17, "491231235959Z"));
-  const alternativeNames = der(0x30, oid(85, 29, 17), der(4, der(0x30, text(0x82, "localhost"))));
-  const toBeSigned = der(
-    0x30,
-    der(0xa0, der(2, new Uint8Array([2]))),
-    der(2, new Uint8Array([1])),
-    sha256WithRsa,
-    name,
-    validity,
-    name,
-    new Uint8Array(await crypto.subtle.exportKey("spki", publicKey)),
-    der(0xa3, der(0x30, alternativeNames)),
-  );
-  const signature = new Uint8Array(await crypto.subtle.sign(algorithm.name, privateKey, toBeSigned));
-  const pem = (label: string, bytes: Uint8Array) =>
-    `-----BEGIN ${label}-----\n${bytes.toBase64().replace(/.{64}/g, "$&\n")}\n-----END ${label}-----\n`;
-  return {
-    cert: pem("CERTIFICATE", der(0x30, toBeSigned, sha256WithRsa, der(3, new Uint8Array([0]), signature))),
-    key: pem("PRIVATE KEY", new Uint8Array(await crypto.subtle.exportKey("pkcs8", privateKey))),
-  };
-}
-
 Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
   const { cert, key } = await makeCertificate();
   await using site = await lay({
@@ -2300,6 +2424,11 @@ Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
   assertEquals(await request("/a.txt", { range: "bytes=5-" }), [416, undefined, "416 Range Not Satisfiable\n"]);
   assertEquals(await request("/%2e%2e/%2e%2e/etc/passwd"), [404, undefined, "404 Not Found\n"]);
   await new Promise<void>((resolve) => session.close(resolve));
+
+  await using asking = await Served.start(["--port", "0", "--auth", "me:secret", ...files, site.root]);
+  assertEquals((await fetch(asking.url, { client, headers: basic("me:secret") })).status, 200);
+  asking.signal("SIGKILL");
+  assertMatch((await asking.finish()).stdout, /^It asks for the password\.\n/);
 
   const mismatch = await run([
     "--port",
