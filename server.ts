@@ -16,7 +16,8 @@
  * 8. Fallback: `fallback` tries the clean URL, the single-page app and the nearest `404.html`.
  * 9. Fields and log: `conclude` finishes what was not ready-made.
  *
- * Before all that, `isAuthorized` asks for the password where there is one.
+ * Before all that, `isAuthorized` asks for the password where there is one. With live reload, `startLiveReload` follows
+ * the changes under the root; `respond` asks it first, for its script and its events, and pages get the script's element.
  *
  * `createHandler` holds the steps, in `handle` and `respond`, and what needs its options or memory; the functions after
  * it need neither. `main` is the command line and start-up. The program never writes, runs another program, reads the
@@ -29,6 +30,7 @@
 // deno-lint-ignore-file no-import-prefix -- see the line above
 import { eTag, ifNoneMatch } from "jsr:@std/http@^1.1/etag";
 import { serveDir } from "jsr:@std/http@^1.1/file-server";
+import { type ServerSentEventMessage, ServerSentEventStream } from "jsr:@std/http@^1.1/server-sent-event-stream";
 import { STATUS_TEXT, type StatusCode } from "jsr:@std/http@^1.1/status";
 import { basename } from "jsr:@std/path@^1.1/basename";
 import { SEPARATOR } from "jsr:@std/path@^1.1/constants";
@@ -66,6 +68,15 @@ export interface Options {
   maxAge: number;
   /** Whether files are sent compressed to clients that accept it; false sends their bytes as they are. @default {true} */
   compress: boolean;
+  /**
+   * Whether pages reload in the browser when a file under the root changes. Files are then sent as they are, and nothing
+   * is to be stored, whatever `compress` and `maxAge` say.
+   *
+   * @default {false}
+   */
+  live: boolean;
+  /** Ends live reload: the watching, and the event streams, for which the shutdown of a server waits. */
+  signal?: AbortSignal;
   /** What every client has to know, as `user:password` (RFC 7617); undefined where anyone may ask. @default {undefined} */
   auth?: string;
   /** Takes one line for each request, without its line break; undefined for no log. @default {undefined} */
@@ -83,6 +94,7 @@ export const DEFAULTS: Readonly<Options> = {
   headers: [],
   maxAge: 0,
   compress: true,
+  live: false,
 };
 
 /**
@@ -146,6 +158,7 @@ interface Variants {
 
 const ALLOW = "GET, HEAD, OPTIONS";
 const NO_CACHE = "no-cache"; // "ask before you use it again", not "don't keep it"
+const NO_STORE = "no-store"; // "don't keep it"
 const INDEX = "index.html";
 const NOT_FOUND_PAGE = "404.html";
 
@@ -159,6 +172,7 @@ const PREFLIGHT_MAX_AGE = "86400";
  * Returns the handler that serves `options.root`.
  *
  * @throws {Deno.errors.NotFound} If the root does not exist.
+ * @throws {Error} If the root can't be watched, with `live`.
  */
 export function createHandler(options: Partial<Options> = {}): Handler {
   const {
@@ -171,14 +185,17 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     maxAge = DEFAULTS.maxAge,
     compress = DEFAULTS.compress,
     log,
+    signal,
   } = options;
   const root = resolve(options.root ?? DEFAULTS.root);
   let realRoot = Deno.realPathSync(root);
+  const live = options.live ? startLiveReload(root, dotfiles, signal) : undefined;
   const credentials = options.auth === undefined ? undefined : digest(options.auth);
-  const cacheControl = maxAge > 0 ? `max-age=${maxAge}` : NO_CACHE;
+  const errorCacheControl = live ? NO_STORE : NO_CACHE;
+  const cacheControl = maxAge > 0 && !live ? `max-age=${maxAge}` : errorCacheControl;
 
   // What the user says of the encoding is not to be contradicted.
-  const isEncodable = compress && !headers.some(([name]) => name.toLowerCase() === "content-encoding");
+  const isEncodable = compress && !live && !headers.some(([name]) => name.toLowerCase() === "content-encoding");
   const memory = new Memory<Representation>(MEMORY_LIMIT);
   const loading = new Map<string, { entry: Entry; representation: Promise<Representation> }>();
   const negotiated = new Map<string, Encoding[]>();
@@ -229,6 +246,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (request.method === "OPTIONS") return answerOptions(request);
     if (request.method !== "GET" && request.method !== "HEAD") return fail(405, { allow: ALLOW });
 
+    const own = live?.respond(path, query);
+    if (own !== undefined) return own;
+
     // The same answer whether a hidden thing exists or not.
     if (!dotfiles && isHidden(path)) return notFound(request, path);
     const entry = locate(path);
@@ -241,7 +261,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (entry.isFile) return sendFile(request, entry);
     const index = locate(path + INDEX);
     if (index?.isFile) return sendFile(request, index);
-    return listing ? await deliver(request.method, entry) : notFound(request, path);
+    return listing ? await sendListing(entry) : notFound(request, path);
   }
 
   /** Whether the client knows the password, where there is one; browsers send a preflight without it (Fetch, 3.3.5). */
@@ -332,7 +352,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const key = encodePath(entry.path);
     const kept = memory.get(key);
     if (kept !== undefined && isSameVersion(kept.entry.version, entry.version)) return Promise.resolve(kept);
-    const mayBeKept = isSettled(entry);
+    const mayBeKept = !live && isSettled(entry);
     const other = mayBeKept ? loading.get(key) : undefined;
     if (other !== undefined && isSameVersion(other.entry.version, entry.version)) return other.representation;
 
@@ -432,12 +452,17 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   /** Makes the representation of a file, or of what lies beside `original` in another encoding. */
   async function represent(entry: Entry, encoding?: Encoding, original?: Representation): Promise<Representation> {
-    const isKept = entry.version.size <= KEPT_SIZE;
+    const { size } = entry.version;
+    const script = live?.scriptElement(); // before the bytes are read: a change from here on makes it out of date
     const { headers: fields } = await deliver("HEAD", entry);
-    const bytes = isKept ? await Deno.readFile(entry.file) : undefined;
-    fields.set("content-length", `${bytes?.length ?? entry.version.size}`);
-    fields.set("content-type", contentType(entry.path, fields.get("content-type"), bytes ?? await readStart(entry)));
-    const validators = await validatorsOf(entry.version, bytes);
+    let bytes = size <= KEPT_SIZE ? await Deno.readFile(entry.file) : undefined;
+    const type = contentType(entry.path, fields.get("content-type"), bytes ?? await readStart(entry));
+    fields.set("content-type", type);
+    if (script !== undefined && type.startsWith("text/html") && size <= LIVE_PAGE_SIZE) {
+      bytes = addElement(bytes ?? await Deno.readFile(entry.file), script);
+    }
+    fields.set("content-length", `${bytes?.length ?? size}`);
+    const validators = live ? {} : await validatorsOf(entry.version, bytes);
     setValidators(fields, validators);
     if (original !== undefined && encoding !== undefined) {
       fields.set("content-type", original.fields.get("content-type")!);
@@ -476,7 +501,6 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     }
     if (!response.ok) throw new Deno.errors.NotFound("it went away since `locate` looked");
     response.headers.delete("server");
-    if (!isFile) response.headers.delete("accept-ranges"); // listings have none
     return response;
   }
 
@@ -486,6 +510,18 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   async function sendFile(request: Request, entry: Entry): Promise<Response> {
     const plain = await load(entry);
     return send(request, await encode(plain, chooseEncoding(request, plain)));
+  }
+
+  /** Answers with what `serveDir` lists of a folder. */
+  async function sendListing(entry: Entry): Promise<Response> {
+    const script = live?.scriptElement();
+    const response = await deliver("GET", entry);
+    const { headers: fields } = response;
+    const page = await response.bytes();
+    const body = script === undefined ? page : addElement(page, script);
+    fields.delete("accept-ranges"); // a listing has none
+    fields.set("content-length", `${body.length}`);
+    return new Response(body, { headers: fields });
   }
 
   /**
@@ -498,10 +534,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const status = evaluatePreconditions(headers, validators);
     if (status === 304) return notModified(representation);
     if (status === 412) return finish(request, fail(412));
-    if (method === "HEAD") {
-      // To no body Deno adds a length of 0, to a stream none; what is compressed on its way has none.
-      return new Response(fields.has("content-length") ? null : new Blob().stream(), { headers: fields });
-    }
+    if (method === "HEAD") return new Response(noBody(fields), { headers: fields });
 
     const rangeField = headers.get("range");
     if (rangeField !== null && isRangeCurrent(headers.get("if-range"), validators)) {
@@ -610,7 +643,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   /** Adds what every answer carries; the user's own fields come last and win. To do it twice changes nothing. */
   function finishFields(fields: Headers, status: number): void {
     fields.set("x-content-type-options", "nosniff");
-    fields.set("cache-control", status < 400 ? cacheControl : NO_CACHE);
+    fields.set("cache-control", status < 400 ? cacheControl : errorCacheControl);
     if (cors) {
       fields.set("access-control-allow-origin", "*");
       fields.set("access-control-expose-headers", "*");
@@ -632,8 +665,11 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   /** Adds the fields of every answer to one that is not ready-made, and keeps its body from a HEAD. */
   function finish({ method }: Request, response: Response): Response {
-    finishFields(response.headers, response.status);
-    return method === "HEAD" && response.headers.has("content-length") ? new Response(null, response) : response;
+    const { headers: fields, status, body } = response;
+    finishFields(fields, status);
+    if (method !== "HEAD" || body === null) return response;
+    body.cancel();
+    return new Response(noBody(fields), response);
   }
 }
 
@@ -935,7 +971,10 @@ async function validatorsOf(version: Version, bytes?: Uint8Array<ArrayBuffer>): 
   return { etag, lastModified, modified: Date.parse(lastModified) };
 }
 
+/** Sets the validators in place of those of `serveDir`. */
 function setValidators(fields: Headers, { etag, lastModified }: Validators): void {
+  fields.delete("etag");
+  fields.delete("last-modified");
   if (etag !== undefined) fields.set("etag", etag);
   if (lastModified !== undefined) fields.set("last-modified", lastModified);
 }
@@ -990,6 +1029,11 @@ export function parseRange(field: string | null, size: number): ByteRange | "uns
   const start = first ? Number(first) : Math.max(0, size - Number(last));
   const end = first && last ? Math.min(Number(last), size - 1) : size - 1;
   return start > end ? "unsatisfiable" : { start, end };
+}
+
+/** Returns the body of an answer to HEAD: to none Deno adds a length of 0, to a stream none. */
+function noBody(fields: Headers): ReadableStream | null {
+  return fields.has("content-length") ? null : new Blob().stream();
 }
 
 /** Returns bytes of a file; throws where it has become shorter. */
@@ -1047,6 +1091,236 @@ function toAscii(text: string): string {
   return text.toWellFormed().replace(/[^\x21-\x7e]/gu, encodeURIComponent);
 }
 
+// Live reload -------------------------------------------------------------------------------------------------------
+
+/** Where live reload has what is its own: in a dot-folder, where nothing else is served but with `dotfiles`. */
+const LIVE_SCRIPT_PATH = "/.live-reload/script.js";
+const LIVE_EVENTS_PATH = "/.live-reload/events";
+
+/** How long nothing may change before a change is told, in milliseconds: a build writes many files, an editor some. */
+const QUIET_TIME = 100;
+
+/** How often it is asked whether the root is still the same folder, in milliseconds: the one that left tells no more. */
+const ROOT_INTERVAL = 1000;
+
+/** The largest page that gets the script, in bytes: it is read into memory for that. */
+const LIVE_PAGE_SIZE = 64 << 20;
+
+/** A style sheet, and the map that a compiler writes beside it. */
+const STYLE_SHEET = /\.css(?:\.map)?$/i;
+
+/** What runs in every page; a file of its own, for a content-security policy may forbid what a page has inline. */
+const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when a file changes
+{
+  const script = document.currentScript;
+  script.remove(); // the page is to be what it is without it
+  const started = Symbol.for("http-server --live");
+  let version = new URL(script.src).search; // of the root, when the page was read
+  let events;
+
+  // A browser has no more than six connections to a server. So a page in a frame leaves it to the page around it, and
+  // a page that nobody sees asks when it is seen again.
+  if (!(started in window) && !isFramed()) {
+    window[started] = true;
+    document.addEventListener("visibilitychange", listen);
+    listen();
+  }
+
+  function isFramed() {
+    try {
+      return parent !== window && parent.location.origin === location.origin;
+    } catch {
+      return false;
+    }
+  }
+
+  function listen() {
+    events?.close();
+    if (document.hidden) return;
+    events = new EventSource(new URL("events" + version, script.src));
+    events.onmessage = ({ data }) => {
+      const change = JSON.parse(data);
+      version = "?" + change.version;
+      const isSwapped = frames.length === 0 && change.styles.length > 0 && change.styles.every(swap);
+      if (!isSwapped) reload();
+    };
+    events.onerror = ({ target }) => {
+      target.close();
+      setTimeout(listen, 1000);
+    };
+  }
+
+  // Has a style sheet loaded anew, where the page links to it.
+  function swap(path) {
+    const url = location.origin + path;
+    const links = [...document.querySelectorAll("link[rel~=stylesheet]")];
+    const changed = links.filter(({ href }) => href.split(/[?#]/)[0] === url);
+    for (const link of changed) link.href = url + version;
+    return changed.length > 0;
+  }
+
+  // A page that is gone, as in the middle of a build, stays in sight until it is back.
+  async function reload() {
+    const answer = await fetch(location.href, { method: "HEAD" }).catch(() => undefined);
+    if (answer?.headers.get("content-type")?.startsWith("text/html")) location.reload();
+  }
+}
+`;
+
+/** What the pipeline asks of live reload. */
+interface LiveReload {
+  /** Answers with the script, or with the events since the version that the query names. */
+  respond(path: string, query: string): Response | undefined;
+  /** Returns the element that loads the script, for a page that is read from now on. */
+  scriptElement(): Uint8Array;
+}
+
+/**
+ * Follows the changes under a root, and tells them to the pages that listen, until `signal` aborts. A page knows from which
+ * version of the root on it was read, so that it misses no change: neither while it loads nor while the server is away.
+ */
+function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal): LiveReload {
+  let version = crypto.randomUUID();
+  const listeners = new Set<ReadableStreamDefaultController<ServerSentEventMessage>>();
+  let changes = new Set<string>();
+  let quietTimer: ReturnType<typeof setTimeout> | undefined;
+  let identity = identify(root);
+  let realRoot = Deno.realPathSync(root);
+  let watch = watchRoot();
+
+  const rootTimer = setInterval(checkRoot, ROOT_INTERVAL);
+  Deno.unrefTimer(rootTimer);
+  signal?.addEventListener("abort", stop);
+  return { respond, scriptElement };
+
+  function respond(path: string, query: string): Response | undefined {
+    if (path === LIVE_SCRIPT_PATH) {
+      const fields = { "content-type": "text/javascript; charset=UTF-8", "content-length": `${LIVE_SCRIPT.length}` };
+      return new Response(LIVE_SCRIPT, { headers: fields });
+    }
+    if (path !== LIVE_EVENTS_PATH) return undefined;
+    if (signal?.aborted) return fail(503);
+    let listener: ReadableStreamDefaultController<ServerSentEventMessage>;
+    const events = new ReadableStream<ServerSentEventMessage>({
+      start(controller) {
+        listener = controller;
+        listeners.add(listener);
+        if (query !== `?${version}`) listener.enqueue(message([]));
+      },
+      cancel: () => void listeners.delete(listener),
+    });
+    const body = events.pipeThrough(new ServerSentEventStream());
+    return new Response(body, { headers: { "content-type": "text/event-stream" } });
+  }
+
+  function scriptElement(): Uint8Array {
+    return new TextEncoder().encode(`<script async src="${LIVE_SCRIPT_PATH}?${version}"></script>\n`);
+  }
+
+  /** Says that there is a new version, and which style sheets are all the difference, where that is so. */
+  function message(styles: string[]): ServerSentEventMessage {
+    return { data: JSON.stringify({ version, styles }) };
+  }
+
+  function watchRoot() {
+    try {
+      const watcher = Deno.watchFs(root);
+      return { watcher, end: follow(watcher) };
+    } catch (error) {
+      throw new Error(`${nameOf(root)} can't be watched: ${reasonOf(error)}`);
+    }
+  }
+
+  async function follow(watcher: Deno.FsWatcher): Promise<void> {
+    try {
+      for await (const { kind, paths } of watcher) {
+        if (kind === "access") continue; // it was read, or closed after what has been told already
+        for (const file of paths) note(file);
+      }
+    } catch (error) {
+      console.error(`http-server: a change may be missed: ${reasonOf(error)}`); // such as a new folder that can't be read
+      await follow(watcher);
+    }
+  }
+
+  /** Keeps a change in mind until nothing more changes. */
+  function note(file: string): void {
+    if (signal?.aborted || !dotfiles && isHidden(pathOf(file))) return;
+    changes.add(file);
+    clearTimeout(quietTimer);
+    quietTimer = setTimeout(tell, QUIET_TIME);
+  }
+
+  /** Returns the path that a file is served at. */
+  function pathOf(file: string): string {
+    const folder = isInside(root, file) ? root : realRoot; // macOS knows files by their real paths
+    return normalize(`/${file.slice(folder.length).replaceAll(SEPARATOR, "/")}`);
+  }
+
+  function tell(): void {
+    // An editor's temporary files are gone by now: what is gone counts where it is all there is.
+    const lasting = [...changes].filter(isThere);
+    const paths = (lasting.length > 0 ? lasting : [...changes]).map(pathOf);
+    changes = new Set();
+    const styles = paths.every((path) => STYLE_SHEET.test(path)) ? paths.filter((path) => !path.endsWith("map")) : [];
+    version = crypto.randomUUID();
+    for (const listener of listeners) listener.enqueue(message(styles.map(encodeURI)));
+  }
+
+  /** Watches the folder that has taken the place of the root, as after `rm -r dist` and a new build. */
+  async function checkRoot(): Promise<void> {
+    const found = identify(root);
+    if (found === identity) return;
+    identity = found;
+    watch.watcher.close();
+    await watch.end; // else Deno takes the new folder for the watched one
+    if (found === undefined || signal?.aborted) return;
+    try {
+      realRoot = Deno.realPathSync(root);
+      watch = watchRoot();
+    } catch (error) {
+      console.error(`http-server: ${reasonOf(error)}`);
+    }
+    note(root);
+  }
+
+  function stop(): void {
+    clearInterval(rootTimer);
+    clearTimeout(quietTimer);
+    watch.watcher.close();
+    for (const listener of listeners) listener.close();
+    listeners.clear();
+  }
+}
+
+/** Returns what tells a folder from another in its place, or undefined where there is none. */
+function identify(folder: string): string | undefined {
+  try {
+    const { dev, ino, birthtime } = Deno.statSync(folder);
+    return [dev, ino, birthtime?.getTime()].join(" "); // an inode's number may be given again at once
+  } catch {
+    return undefined;
+  }
+}
+
+function isThere(file: string): boolean {
+  try {
+    Deno.lstatSync(file);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Returns a page with an element at its end; one in UTF-16 as it is. */
+function addElement(page: Uint8Array<ArrayBuffer>, element: Uint8Array): Uint8Array<ArrayBuffer> {
+  if (page[0] === 0xfe && page[1] === 0xff || page[0] === 0xff && page[1] === 0xfe) return page;
+  const joined = new Uint8Array(page.length + element.length);
+  joined.set(page);
+  joined.set(element, page.length);
+  return joined;
+}
+
 // Command line ------------------------------------------------------------------------------------------------------
 
 /** The port when none is named; where it is taken, one of the next {@linkcode PORT_TRIES} is. */
@@ -1069,6 +1343,7 @@ const FLAGS = {
   dotfiles: { type: "boolean", help: "serve files and folders whose names begin with a dot" },
   symlinks: { type: "boolean", help: "follow symbolic links that lead out of the folder" },
   spa: { type: "boolean", help: "single-page app: answer index.html to a path that exists nowhere" },
+  live: { type: "boolean", help: "reload pages in the browser when a file changes" },
   cors: { type: "boolean", help: "let pages of every origin read the answers" },
   header: { type: "string", multiple: true, value: '"NAME: VALUE"', help: "set a field on every answer; repeatable" },
   "max-age": {
@@ -1139,6 +1414,9 @@ function parseCommand(args: string[]): Command {
   if (!values.cert !== !values.key || values.cert === "") {
     throw new CommandError(2, "--cert and --key take a file each, and HTTPS needs both.");
   }
+  if (values.live && values["max-age"] !== undefined) {
+    throw new CommandError(2, "--live lets browsers keep nothing, so --max-age can't go with it.");
+  }
   return {
     options: {
       ...root === undefined ? {} : { root },
@@ -1150,6 +1428,7 @@ function parseCommand(args: string[]): Command {
       compress: !values["no-compress"],
       headers: values.header?.map(parseHeader),
       maxAge: parseNumber("--max-age", values["max-age"], 2 ** 31),
+      live: values.live,
       auth: checkCredentials(values.auth),
     },
     host: (values.host ?? "0.0.0.0").replace(/^\[(.*)\]$/, "$1"), // an IPv6 address as a URL has it
@@ -1235,10 +1514,15 @@ async function serve(command: Command): Promise<number> {
   const root = resolve(command.options.root ?? DEFAULTS.root);
   await checkRoot(root);
   const log = command.quiet ? undefined : openLog();
-  const { handler, inFlight } = counted(createHandler({ ...command.options, root, log: log?.write }));
+  const stop = new AbortController();
+  const { signal } = stop;
+  const { handler, inFlight } = counted(createHandler({ ...command.options, root, signal, log: log?.write }));
   let server = listen(command, handler);
   const { port } = server.addr;
-  const { isStopping, cutShort, abandoned } = watchSignals(() => server.shutdown(), inFlight);
+  const { isStopping, cutShort, abandoned } = watchSignals(() => {
+    stop.abort();
+    server.shutdown();
+  }, inFlight);
   globalThis.addEventListener("unhandledrejection", (event) => {
     event.preventDefault(); // `serveDir` forgets a promise when a folder goes away while it is listed
     console.error(`http-server: ${reasonOf(event.reason)}`);
@@ -1385,6 +1669,11 @@ function reasonOf(error: unknown): string {
   return text.replace(/\.?(\n.*)?$/s, "");
 }
 
+/** Returns a root as a person knows it. */
+function nameOf(root: string): string {
+  return Deno.build.standalone && root === DEFAULTS.root ? "the www folder inside this program" : root;
+}
+
 /** Returns an address as it stands in a URL: IPv6 in brackets (RFC 3986, 3.2.2). */
 function bracketed(address: string): string {
   return address.includes(":") ? `[${address}]` : address;
@@ -1396,10 +1685,11 @@ function announce({ host, port: named, tls, options }: Command, root: string, { 
   const isEverywhere = hostname === "0.0.0.0" || hostname === "::";
   const isPrivate = hostname === "::1" || hostname.startsWith("127.");
   const url = urlOf(isEverywhere ? "localhost" : host);
-  const folder = Deno.build.standalone && root === DEFAULTS.root ? "the www folder inside this program" : root;
+  const folder = nameOf(root);
   const note = named === undefined && port !== DEFAULT_PORT ? ` (port ${DEFAULT_PORT} is taken)` : "";
   const unencrypted = tls ? "" : " Without HTTPS (--cert and --key) it can be read on the wire.";
   const remarks = [
+    ...options.live ? ["Pages reload when a file changes."] : [],
     ...options.auth === undefined ? [] : [`It asks for the password.${unencrypted}`],
   ];
   if (!Deno.stdout.isTerminal()) return console.log([`Serving ${folder} at ${url}${note}`, ...remarks].join("\n"));

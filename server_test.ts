@@ -1896,6 +1896,367 @@ Deno.test("handler() never logs a password", async () => {
   assert(!/secret|bWU6c2VjcmV0/.test(text), text);
 });
 
+// Live reload -------------------------------------------------------------------------------------------------------
+
+/** A handler with live reload, which ends with the test. */
+function startLive({ root }: Site, options: Partial<Options> = {}) {
+  const stop = new AbortController();
+  const handler = createHandler({ root, live: true, signal: stop.signal, ...options });
+  return { handler, stop, [Symbol.dispose]: () => stop.abort() };
+}
+
+/** The version that a page was made of, as it is in the page. */
+function versionIn(text: string): string {
+  return /<script async src="\/\.live-reload\/script\.js\?([\w-]+)"><\/script>\n$/.exec(text)?.[1] ?? fail(text);
+}
+
+interface Change {
+  version: string;
+  styles: string[];
+}
+
+/** Listens for changes since a version. */
+async function listen(handler: Handler, version: string) {
+  const response = await handler(new Request(`http://localhost/.live-reload/events?${version}`));
+  assertEquals([response.status, response.headers.get("content-type")], [200, "text/event-stream"]);
+  assertEquals(response.headers.get("cache-control"), "no-store");
+  const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+  return {
+    /** Returns the next change, or undefined at the end of the stream. */
+    async next(): Promise<Change | undefined> {
+      const { value, done } = await reader.read();
+      if (done) return undefined;
+      const [, data] = /^data:(.*)\n\n$/.exec(value) ?? fail(value);
+      return JSON.parse(data!);
+    },
+    cancel: () => reader.cancel(),
+  };
+}
+
+/** Writes files in one go, so that nothing else of this process comes in between. */
+function write({ root }: Site, tree: Record<string, string>): void {
+  for (const [name, text] of Object.entries(tree)) {
+    Deno.mkdirSync(dirname(join(root, name)), { recursive: true });
+    Deno.writeTextFileSync(join(root, name), text);
+  }
+}
+
+Deno.test("handler() adds the script to every page, and to nothing else", async () => {
+  const wide = new Uint8Array([0xff, 0xfe, 0x3c, 0, 0x70, 0, 0x3e, 0]);
+  const tree = {
+    "index.html": "<p>héllo",
+    "old.HTM": "<p>old",
+    "empty.html": "",
+    "sub/404.html": "<p>none",
+    "folder.html/a.txt": "a",
+    "folder.ts/a.txt": "a",
+    "big.html": "<p>".repeat(1 << 20),
+    "utf-16.html": wide,
+    "a.txt": "<p>a",
+    "a.css": "a { b: c }",
+    "a.css.br": "precompressed",
+    "a.js": "0".repeat(5000),
+    "a.svg": "<svg/>",
+    "a.xhtml": "<html/>",
+    "page": "<!doctype html>",
+    "big.bin": new Uint8Array(3 << 20),
+  };
+  await using site = await lay(tree);
+  using live = startLive(site, { spa: true });
+  const accepted = { "accept-encoding": "br, gzip, zstd" };
+  for (
+    const [path, status, text] of [
+      ["/", 200, tree["index.html"]],
+      ["/index", 200, tree["index.html"]],
+      ["/app/path", 200, tree["index.html"]],
+      ["/old.HTM", 200, tree["old.HTM"]],
+      ["/empty.html", 200, ""],
+      ["/big", 200, tree["big.html"]],
+      ["/sub/none.js", 404, tree["sub/404.html"]],
+      ["/folder.html/", 200, undefined],
+      ["/folder.ts/", 200, undefined],
+    ] as const
+  ) {
+    const answer = await get(live.handler, path, accepted);
+    assertEquals(answer.status, status, path);
+    const element = `<script async src="/.live-reload/script.js?${versionIn(answer.text)}"></script>\n`;
+    if (text !== undefined) assert(answer.text === text + element, path);
+    else assertStringIncludes(answer.text, "a.txt");
+    assertEquals(answer.headers.get("content-length"), `${encoder.encode(answer.text).length}`, path);
+    assertEquals(answer.headers.get("content-type"), "text/html; charset=UTF-8");
+    const head = await ask(live.handler, path, { method: "HEAD", headers: accepted });
+    assertEquals([head.status, [...head.headers], head.text], [status, [...answer.headers], ""], path);
+  }
+  for (const name of ["utf-16.html", "a.txt", "a.css", "a.js", "a.svg", "a.xhtml", "page", "big.bin"] as const) {
+    const response = await live.handler(new Request(`http://localhost/${name}`, { headers: accepted }));
+    const content = tree[name];
+    const bytes = typeof content === "string" ? encoder.encode(content) : content;
+    assertEquals(await response.bytes(), bytes, name);
+    assertEquals(response.headers.get("content-length"), `${bytes.length}`, name);
+    assertEquals(response.headers.get("content-encoding"), null, name);
+  }
+  assertEquals((await get(live.handler, "/none.js")).text, "404 Not Found\n");
+
+  // Too big to be read for the sake of a script.
+  await Deno.truncate(join(site.root, "big.html"), (64 << 20) + 1);
+  const head = await ask(live.handler, "/big.html", { method: "HEAD" });
+  assertEquals(head.headers.get("content-length"), `${(64 << 20) + 1}`);
+});
+
+Deno.test("handler() sends ranges of what it sends, with live reload", async () => {
+  await using site = await lay({ "index.html": "<p>page", "a.txt": "hello" });
+  using live = startLive(site);
+  const { text } = await get(live.handler, "/");
+  const length = encoder.encode(text).length;
+  const part = await get(live.handler, "/", { range: "bytes=3-" });
+  assertEquals([part.status, part.text], [206, text.slice(3)]);
+  assertEquals(part.headers.get("content-range"), `bytes 3-${length - 1}/${length}`);
+  const past = await get(live.handler, "/", { range: `bytes=${length}-` });
+  assertEquals([past.status, past.headers.get("content-range")], [416, `bytes */${length}`]);
+  const other = await get(live.handler, "/a.txt", { range: "bytes=-2" });
+  assertEquals([other.status, other.text, other.headers.get("content-range")], [206, "lo", "bytes 3-4/5"]);
+  const resumed = await get(live.handler, "/a.txt", { range: "bytes=-2", "if-range": new Date().toUTCString() });
+  assertEquals([resumed.status, resumed.text], [200, "hello"]);
+});
+
+Deno.test("handler() lets nothing be stored or validated, with live reload", async () => {
+  await using site = await lay({ "index.html": "<p>page", "a.txt": "hello", "sub/x": "x", "404.html": "none" });
+  using live = startLive(site, { maxAge: 60, listing: false });
+  const { headers: plain } = await get(createHandler({ root: site.root }), "/a.txt");
+  const conditions = {
+    "if-none-match": plain.get("etag")!,
+    "if-modified-since": plain.get("last-modified")!,
+  };
+  for (
+    const [path, status, init] of [
+      ["/", 200, { headers: conditions }],
+      ["/a.txt", 200, { headers: conditions }],
+      ["/a.txt", 200, { headers: { "if-none-match": "*" } }],
+      ["/a.txt", 200, { headers: conditions, method: "HEAD" }],
+      ["/a.txt", 206, { headers: { ...conditions, range: "bytes=0-1" } }],
+      ["/a.txt", 416, { headers: { range: "bytes=9-" } }],
+      ["/a.txt", 412, { headers: { "if-match": plain.get("etag")! } }],
+      ["/sub", 301, {}],
+      ["/sub/", 404, {}],
+      ["/nothing", 404, {}],
+      ["/%zz", 400, {}],
+      ["/a.txt", 204, { method: "OPTIONS" }],
+      ["/a.txt", 405, { method: "POST" }],
+      ["/.live-reload/script.js", 200, {}],
+      ["/.live-reload/events", 200, { method: "HEAD" }],
+    ] as const
+  ) {
+    const { status: given, headers } = await ask(live.handler, path, init);
+    const fields = ["cache-control", "etag", "last-modified"].map((name) => headers.get(name));
+    assertEquals([given, ...fields], [status, "no-store", null, null], path);
+  }
+  using own = startLive(site, { headers: [["Cache-Control", "private"]] });
+  assertEquals((await get(own.handler, "/a.txt")).headers.get("cache-control"), "private");
+});
+
+Deno.test("handler() serves the script from a path of its own, with live reload alone", async () => {
+  await using site = await lay({ "a.txt": "a", ".live-reload/events": "the user's", ".live-reload/x": "x" });
+  using live = startLive(site);
+  const { status, headers, text } = await get(live.handler, "/.live-reload/script.js?whatever");
+  assertEquals([status, headers.get("content-type")], [200, "text/javascript; charset=UTF-8"]);
+  assertEquals(headers.get("content-length"), `${encoder.encode(text).length}`);
+  new Function(text); // throws where its syntax is wrong
+  const head = await ask(live.handler, "/.live-reload/script.js", { method: "HEAD" });
+  assertEquals([[...head.headers], head.text], [[...headers], ""]);
+  assertEquals((await get(live.handler, "/.live-reload/x")).status, 404);
+  assertEquals((await get(live.handler, "/.live-reload/")).status, 404);
+  assertEquals((await ask(live.handler, "/.live-reload/events", { method: "POST" })).status, 405);
+  const handler = createHandler({ root: site.root });
+  for (const name of ["script.js", "events", "x"]) {
+    assertEquals((await get(handler, `/.live-reload/${name}`)).status, 404);
+  }
+
+  using asked = startLive(site, { auth: "me:secret" });
+  for (const name of ["script.js", "events"]) {
+    assertEquals((await get(asked.handler, `/.live-reload/${name}`)).status, 401);
+  }
+});
+
+Deno.test("handler() tells a change once, after the last of many", async () => {
+  await using site = await lay({ "index.html": "<p>page" });
+  using live = startLive(site);
+  const page = await get(live.handler, "/");
+  const events = await listen(live.handler, versionIn(page.text));
+  for (let i = 0; i < 500; i++) write(site, { [`assets/${i % 20}/${i}.js`]: `${i}` });
+  const first = await events.next();
+  assertEquals(first?.styles, []);
+  assertEquals(versionIn((await get(live.handler, "/")).text), first?.version);
+  // Were there another of the same burst, it would come before this one.
+  write(site, { "last.css": "" });
+  assertEquals((await events.next())?.styles, ["/last.css"]);
+});
+
+Deno.test("handler() tells which style sheets changed, where nothing else did", async () => {
+  await using site = await lay({ "index.html": "<p>page", "a.css": "a", "sub é#?/b.css": "b", "c.txt": "c" });
+  using live = startLive(site);
+  const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
+  const file = (name: string) => join(site.root, name);
+  const cases: [string[], () => void][] = [
+    [["/a.css"], () => write(site, { "a.css": "A" })],
+    [["/a.css", "/sub%20%C3%A9#?/b.css"], () => write(site, { "a.css": "B", "sub é#?/b.css": "B" })],
+    [["/a.css"], () => {
+      write(site, { "a.css.tmp": "C" });
+      Deno.renameSync(file("a.css.tmp"), file("a.css"));
+    }],
+    [["/a.css"], () => {
+      Deno.renameSync(file("a.css"), file("a.css~"));
+      write(site, { "a.css": "D", "4913": "", "a.css.map": "{}" });
+      Deno.removeSync(file("a.css~"));
+      Deno.removeSync(file("4913"));
+    }],
+    [[], () => write(site, { "a.css": "E", "c.txt": "E" })],
+    [[], () => Deno.removeSync(file("c.txt"))],
+    [[], () => write(site, { "a.css.map": "{ }" })],
+    [[], () => write(site, { "a.cssx": "" })],
+  ];
+  for (const [styles, change] of cases) {
+    change();
+    assertEquals((await events.next())?.styles.sort(), styles, `${change}`);
+  }
+});
+
+Deno.test("handler() tells every kind of change under the root, but of what is hidden or brief", async () => {
+  await using site = await lay({ "index.html": "<p>page", "sub/a.txt": "a", "sub/b.txt": "b", ".git/HEAD": "" });
+  using live = startLive(site);
+  const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
+  const file = (name: string) => join(site.root, name);
+  const changes = [
+    () => write(site, { "sub/a.txt": "A" }),
+    () => write(site, { "new/deep/folder/a.txt": "a" }),
+    () => write(site, { "new/deep/folder/a.txt": "A" }),
+    () => Deno.renameSync(file("sub/b.txt"), file("sub/c.txt")),
+    () => Deno.renameSync(file("sub"), file("moved")),
+    () => write(site, { "moved/a.txt": "B" }),
+    () => Deno.removeSync(file("moved/c.txt")),
+    () => Deno.removeSync(file("new"), { recursive: true }),
+    () => Deno.utimeSync(file("index.html"), 0, 0),
+    () => write(site, { ".well-known/a.txt": "a" }),
+  ];
+  for (const change of changes) {
+    change();
+    assertEquals((await events.next())?.styles, [], `${change}`);
+  }
+  // To read is no change, nor is what nobody could see: were they told, it would be before the style sheet.
+  await get(live.handler, "/moved/a.txt");
+  write(site, { ".git/HEAD": "changed", "moved/.a.swp": "", "brief.txt": "" });
+  Deno.removeSync(file("brief.txt"));
+  write(site, { "a.css": "" });
+  assertEquals((await events.next())?.styles, ["/a.css"]);
+
+  using all = startLive(site, { dotfiles: true });
+  const allEvents = await listen(all.handler, versionIn((await get(all.handler, "/")).text));
+  write(site, { ".git/HEAD": "again" });
+  assertEquals((await allEvents.next())?.styles, []);
+});
+
+Deno.test("handler() tells at once who comes with an old page", async () => {
+  await using site = await lay({ "index.html": "<p>page" });
+  using live = startLive(site);
+  const page = await get(live.handler, "/");
+  const events = await listen(live.handler, versionIn(page.text));
+  write(site, { "index.html": "<p>changed" });
+  const change = await events.next();
+  const late = await listen(live.handler, versionIn(page.text));
+  assertEquals(await late.next(), { version: change!.version, styles: [] });
+  using restarted = startLive(site);
+  assertEquals((await (await listen(restarted.handler, versionIn(page.text))).next())?.styles, []);
+});
+
+Deno.test({
+  name: "handler() follows the folder that takes the root's place",
+  ignore: isWindows,
+  async fn() {
+    await using site = await lay({
+      "one/index.html": "<p>one",
+      "two/index.html": "<p>two",
+      "current": { link: "one" },
+    });
+    const root = join(site.root, "current");
+    using live = startLive({ ...site, root });
+    const text = async () => (await get(live.handler, "/")).text;
+    let version = versionIn(await text());
+    const isTold = async (change: () => void) => {
+      const events = await listen(live.handler, version);
+      change();
+      version = (await events.next())!.version;
+      await events.cancel();
+    };
+    await isTold(() => write(site, { "one/index.html": "<p>uno" }));
+    await isTold(() => {
+      Deno.removeSync(root);
+      Deno.symlinkSync("two", root);
+    });
+    assertStringIncludes(await text(), "<p>two");
+    await isTold(() => write(site, { "two/index.html": "<p>dos" }));
+    // Once for what goes, once for what comes.
+    await isTold(() => Deno.removeSync(join(site.root, "two"), { recursive: true }));
+    assertEquals((await get(live.handler, "/")).status, 404);
+    await isTold(() => write(site, { "two/index.html": "<p>deux" }));
+    await isTold(() => write(site, { "two/index.html": "<p>zwei" }));
+    assertStringIncludes(await text(), "<p>zwei");
+  },
+});
+
+Deno.test("handler() ends its event streams when the signal aborts, and starts no new one", async () => {
+  await using site = await lay({ "index.html": "<p>page" });
+  using live = startLive(site);
+  const page = await get(live.handler, "/");
+  const listeners = await Promise.all([1, 2].map(() => listen(live.handler, versionIn(page.text))));
+  const left = await listen(live.handler, versionIn(page.text));
+  await left.cancel();
+  await ask(live.handler, "/.live-reload/events", { method: "HEAD" });
+  write(site, { "index.html": "<p>changed" });
+  for (const events of listeners) assertEquals((await events.next())?.styles, []);
+  live.stop.abort();
+  for (const events of listeners) assertEquals(await events.next(), undefined);
+  assertEquals((await get(live.handler, "/.live-reload/events")).status, 503);
+  assertEquals((await get(live.handler, "/")).status, 200);
+});
+
+Deno.test("handler() says what it can't watch, and goes on", async () => {
+  await using site = await lay({ "index.html": "<p>page" });
+  const { watchFs } = Deno;
+  const { error } = console;
+  const told: string[] = [];
+  try {
+    console.error = (line: string) => told.push(line);
+    Deno.watchFs = () => {
+      throw new Error("OS file watch limit reached. about [...]");
+    };
+    try {
+      createHandler({ root: site.root, live: true });
+      fail("it watches");
+    } catch (error) {
+      const message = `${site.root} can't be watched: OS file watch limit reached. about [...]`;
+      assertEquals((error as Error).message, message);
+    }
+    Deno.watchFs = (...args) => {
+      const watcher = watchFs(...args);
+      let isFirst = true;
+      const next = () => {
+        if (!isFirst) return watcher[Symbol.asyncIterator]().next();
+        isFirst = false;
+        return Promise.reject(new Error("Permission denied"));
+      };
+      const iterator = { next, close: () => watcher.close() };
+      return Object.assign(iterator, { [Symbol.asyncIterator]: () => iterator }) as unknown as Deno.FsWatcher;
+    };
+    using live = startLive(site);
+    const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
+    write(site, { "index.html": "<p>changed" });
+    assertEquals((await events.next())?.styles, []);
+  } finally {
+    Deno.watchFs = watchFs;
+    console.error = error;
+  }
+  assertEquals(told, ["http-server: a change may be missed: Permission denied"]);
+});
+
 // Command line ------------------------------------------------------------------------------------------------------
 
 const here = dirname(fromFileUrl(import.meta.url));
@@ -2136,6 +2497,7 @@ Deno.test("main() answers a wrong command line with one sentence and exit code 2
     [["--cert", "cert.pem"], "--cert and --key take a file each, and HTTPS needs both."],
     [["--cert=", "--key="], "--cert and --key take a file each, and HTTPS needs both."],
     [["--key", "key.pem"], "--cert and --key take a file each, and HTTPS needs both."],
+    [["--live", "--max-age", "1"], "--live lets browsers keep nothing, so --max-age can't go with it."],
     [["--auth"], "option '--auth <value>' argument missing; --help lists the options."],
     ...["", ":", "user:", "password", "user:pass\nword", "us\x7fer:password"].map((auth): [string[], string] => [
       ["--auth", auth],
@@ -2214,17 +2576,34 @@ Deno.test("main() answers what the machine refuses with one sentence and exit co
 });
 
 Deno.test({
-  name: "main() says that it asks for the password",
+  name: "main() answers a folder that it can't watch with one sentence and exit code 1",
+  ignore: !isLinux,
+  async fn() {
+    await using site = await lay({ "a.txt": "a", "locked/b.txt": "b" });
+    await chmod(join(site.root, "locked"), 0);
+    const { code, stdout, stderr } = await withoutRights(() => runMain(["--port", "0", "--live", site.root]));
+    await chmod(join(site.root, "locked"), 0o755);
+    assertMatch(stderr, /^http-server: \/.* can't be watched: Permission denied .*locked"\]\.\n$/);
+    assertEquals([code, stdout], [1, ""]);
+  },
+});
+
+Deno.test({
+  name: "main() says that pages reload and that it asks for the password, and stops though a page listens",
   ignore: isWindows,
   async fn() {
     await using site = await lay({ "index.html": "<p>page" });
-    await using server = await Served.start(["--port", "0", "--auth", "me:secret", site.root]);
+    await using server = await Served.start(["--port", "0", "--live", "--auth", "me:secret", site.root]);
+    const headers = basic("me:secret");
     assertEquals(await (await fetch(server.url)).text(), "401 Unauthorized\n");
-    assertEquals(await (await fetch(server.url, { headers: basic("me:secret") })).text(), "<p>page");
+    versionIn(await (await fetch(server.url, { headers })).text());
+    const events = await fetch(`${server.url}.live-reload/events`, { headers });
     server.signal("SIGINT");
+    assertMatch(await events.text(), /^data:.*\n\n$/);
     const { code, stdout, stderr } = await server.finish();
     assertEquals([code, stderr], [0, ""]);
-    const [auth] = stdout.split("\n");
+    const [live, auth] = stdout.split("\n");
+    assertEquals(live, "Pages reload when a file changes.");
     assertEquals(auth, "It asks for the password. Without HTTPS (--cert and --key) it can be read on the wire.");
     assert(!/secret|bWU6c2VjcmV0/.test(server.firstLine + stdout), stdout);
   },

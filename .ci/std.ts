@@ -35,6 +35,13 @@ const PACKAGES: Record<"http" | "path" | "assert", Package> = {
         `export function eTag(entity: string | Uint8Array<ArrayBuffer>, options?: { weak?: boolean }): Promise<string>;
          export function ifNoneMatch(value: string | null, etag: string | undefined): boolean;`,
       ],
+      "./server-sent-event-stream": [
+        "http/server_sent_event_stream",
+        `export interface ServerSentEventMessage {
+           comment?: string; event?: string; data?: string; id?: string | number; retry?: number;
+         }
+         export class ServerSentEventStream extends TransformStream<ServerSentEventMessage, Uint8Array<ArrayBuffer>> {}`,
+      ],
       "./status": [
         "http/status",
         `export type StatusCode = number;
