@@ -1,0 +1,420 @@
+/**
+ * Tries http-server in a real browser, headless: `deno task test-browser`.
+ *
+ * It needs Chromium, which `.ci/run` installs where it can; without it every test is ignored. Each test starts the
+ * server as a person does, in a process of its own with network and read access alone.
+ *
+ * @module
+ */
+
+/// <reference lib="dom" />
+// deno-lint-ignore-file no-import-prefix -- what a browser test needs is no part of the product, whose deno.json has the others
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { dirname, fromFileUrl, join } from "@std/path";
+import { chromium, type Page } from "npm:playwright-core@1.65";
+import { createHandler } from "../server.ts";
+import { makeCertificate } from "./certificate.ts";
+
+const executablePath = ["chromium", "chromium-browser", "google-chrome"].map((name) => `/usr/bin/${name}`).find(exists);
+const script = join(dirname(dirname(fromFileUrl(import.meta.url))), "server.ts");
+
+function exists(file: string): boolean {
+  try {
+    return Deno.statSync(file).isFile;
+  } catch {
+    return false;
+  }
+}
+
+function test(name: string, fn: () => Promise<void>): void {
+  Deno.test({ name, ignore: executablePath === undefined, fn });
+}
+
+/** Starts a browser; nothing but the server is to be asked for anything. */
+async function launch() {
+  const quietly = ["quic", "background-networking", "component-update", "sync"].map((name) => `--disable-${name}`);
+  const browser = await chromium.launch({
+    executablePath,
+    args: ["--no-sandbox", "--disable-gpu", "--no-first-run", "--autoplay-policy=no-user-gesture-required", ...quietly],
+  });
+  return { browser, [Symbol.asyncDispose]: () => browser.close() };
+}
+
+type Tree = Record<string, string | Uint8Array>;
+
+class Site implements AsyncDisposable {
+  private constructor(readonly root: string) {}
+
+  static async lay(tree: Tree): Promise<Site> {
+    const site = new Site(await Deno.realPath(await Deno.makeTempDir({ prefix: "http-server-test-" })));
+    site.write(tree);
+    return site;
+  }
+
+  /** Writes files in one go: nothing else of this process comes in between. */
+  write(tree: Tree): void {
+    for (const [name, content] of Object.entries(tree)) {
+      const file = join(this.root, name);
+      Deno.mkdirSync(dirname(file), { recursive: true });
+      Deno.writeFileSync(file, typeof content === "string" ? new TextEncoder().encode(content) : content);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Deno.remove(this.root, { recursive: true });
+  }
+}
+
+/** A server in a process of its own; `log` is what it has printed until now. */
+class Server implements AsyncDisposable {
+  log = "";
+  url = "";
+  #child: Deno.ChildProcess;
+  #printed: Promise<void> | undefined;
+
+  private constructor(child: Deno.ChildProcess) {
+    this.#child = child;
+  }
+
+  static async start(root: string, ...args: string[]): Promise<Server> {
+    const command = ["run", "--quiet", "--no-prompt", "--allow-net", "--allow-read", script, ...args];
+    const child = new Deno.Command(Deno.execPath(), {
+      args: [...command, ...args.includes("--port") ? [] : ["--port", "0"], root],
+      stdin: "null",
+      stdout: "piped",
+    }).spawn();
+    const server = new Server(child);
+    await new Promise<void>((resolve) => server.#printed = server.#read(resolve));
+    [server.url = ""] = /https?:\/\/\S+/.exec(server.log) ?? [];
+    return server;
+  }
+
+  async #read(onFirstLine: () => void): Promise<void> {
+    for await (const text of this.#child.stdout.pipeThrough(new TextDecoderStream())) {
+      this.log += text;
+      if (this.log.includes("\n")) onFirstLine();
+    }
+    onFirstLine();
+  }
+
+  /** Stops it as Ctrl-C does, and returns its exit code. */
+  async stop(): Promise<number> {
+    this.#child.kill("SIGINT");
+    const { code } = await this.#child.status;
+    await this.#printed;
+    return code;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      this.#child.kill("SIGKILL");
+    } catch {
+      // It was stopped.
+    }
+    await this.#child.status;
+    await this.#printed;
+  }
+}
+
+/** Returns once the page's heading is a text. */
+async function shows(page: Page, text: string): Promise<void> {
+  await page.waitForFunction((text) => document.querySelector("h1")?.textContent === text, text);
+}
+
+/** Counts how often a page is loaded from now on. */
+function countLoads(page: Page): () => number {
+  let count = 0;
+  page.on("domcontentloaded", () => count++);
+  return () => count;
+}
+
+const page = (heading: string, head = "") => `<!doctype html><title>t</title>${head}<h1>${heading}</h1>\n`;
+
+// Live reload -------------------------------------------------------------------------------------------------------
+
+test("a page reloads when its file changes, and is what it is without live reload", async () => {
+  await using site = await Site.lay({ "index.html": page("one") });
+  await using server = await Server.start(site.root, "--live");
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage();
+  await tab.goto(server.url);
+  await shows(tab, "one");
+  await tab.waitForFunction(() => document.scripts.length === 0);
+  site.write({ "index.html": page("two") });
+  await shows(tab, "two");
+  site.write({ "next.html": page("three") });
+  Deno.renameSync(join(site.root, "next.html"), join(site.root, "index.html"));
+  await shows(tab, "three");
+  // A page may have read any file.
+  const read =
+    `fetch("sub/a.txt").then((answer) => answer.text()).then((text) => document.querySelector("h1").append(text))`;
+  site.write({ "index.html": `${page("four ")}<script>${read}</script>`, "sub/a.txt": "a" });
+  await shows(tab, "four a");
+  site.write({ "sub/a.txt": "b" });
+  await shows(tab, "four b");
+  assertEquals(await server.stop(), 0);
+});
+
+test("a change to a style sheet alone swaps it without a reload", async () => {
+  const link = `<link rel="stylesheet" href="css/style%20a.css?v=1">`;
+  const imported = `<style>@import "css/imported.css";</style>`;
+  await using site = await Site.lay({
+    "index.html": page("one", link),
+    "imported.html": page("one", imported),
+    "css/style a.css": "h1 { color: rgb(1, 0, 0) }",
+    "css/imported.css": "h1 { color: rgb(1, 0, 0) }",
+  });
+  await using server = await Server.start(site.root, "--live");
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage();
+  const colored = (red: number) =>
+    tab.waitForFunction((red) => getComputedStyle(document.querySelector("h1")!).color === `rgb(${red}, 0, 0)`, red);
+  await tab.goto(server.url);
+  await colored(1);
+  const loads = countLoads(tab);
+  site.write({ "css/style a.css": "h1 { color: rgb(2, 0, 0) }" });
+  await colored(2);
+  // As an editor that keeps a copy, and as a compiler that writes a map.
+  const file = join(site.root, "css/style a.css");
+  Deno.renameSync(file, `${file}~`);
+  site.write({ "css/style a.css": "h1 { color: rgb(3, 0, 0) }", "css/style a.css.map": "{}" });
+  Deno.removeSync(`${file}~`);
+  await colored(3);
+  site.write({ "css/temporary": "h1 { color: rgb(4, 0, 0) }" });
+  Deno.renameSync(join(site.root, "css/temporary"), file);
+  await colored(4);
+  assertEquals(loads(), 0);
+  // With something else it is a reload; so it is where no element links to the style sheet.
+  site.write({ "css/style a.css": "h1 { color: rgb(5, 0, 0) }", "index.html": page("two", link) });
+  await shows(tab, "two");
+  await colored(5);
+  await tab.goto(`${server.url}imported`);
+  await colored(1);
+  site.write({ "css/imported.css": "h1 { color: rgb(6, 0, 0) }" });
+  await colored(6);
+});
+
+test("a page reloads when an image changes", async () => {
+  const image = (width: number) => `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="1"/>`;
+  await using site = await Site.lay({ "index.html": page("one", `<img src="a.svg">`), "a.svg": image(1) });
+  await using server = await Server.start(site.root, "--live");
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage();
+  const wide = (width: number) => tab.waitForFunction((width) => document.images[0]?.naturalWidth === width, width);
+  await tab.goto(server.url);
+  await wide(1);
+  site.write({ "a.svg": image(2) });
+  await wide(2);
+});
+
+test("a burst of changes is one reload, after the last of them", async () => {
+  await using site = await Site.lay({ "index.html": page("0") });
+  // In this process, which writes the whole burst before it hears of the first change.
+  const stop = new AbortController();
+  const handler = createHandler({ root: site.root, live: true, signal: stop.signal });
+  const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, handler);
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage();
+  await tab.goto(`http://127.0.0.1:${server.addr.port}/`);
+  const loads = countLoads(tab);
+  for (let i = 1; i <= 500; i++) site.write({ [`assets/${i % 20}/${i}.js`]: "", "index.html": page(`${i}`) });
+  await shows(tab, "500");
+  site.write({ "index.html": page("end") });
+  await shows(tab, "end");
+  assertEquals(loads(), 2);
+  stop.abort();
+  await server.shutdown();
+});
+
+test("pages come back by themselves when the server does", async () => {
+  await using site = await Site.lay({ "index.html": page("one") });
+  await using other = await Site.lay({ "index.html": page("another project") });
+  await using server = await Server.start(site.root, "--live");
+  const { port } = new URL(server.url);
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage();
+  await tab.goto(server.url);
+  assertEquals(await server.stop(), 0);
+  await using _next = await Server.start(other.root, "--live", "--port", port);
+  await shows(tab, "another project");
+});
+
+test("a page that is gone in the middle of a build stays until it is back", async () => {
+  await using site = await Site.lay({ "dist/index.html": page("one"), "dist/sub/about.html": page("about one") });
+  const dist = join(site.root, "dist");
+  await using server = await Server.start(dist, "--live");
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage();
+  await tab.goto(`${server.url}sub/about`);
+  await shows(tab, "about one");
+  const isAsked = tab.waitForResponse((response) => response.status() === 404);
+  Deno.removeSync(dist, { recursive: true });
+  await isAsked;
+  await shows(tab, "about one");
+  site.write({ "dist/index.html": page("two"), "dist/sub/about.html": page("about two") });
+  await shows(tab, "about two");
+  site.write({ "dist/sub/about.html": page("about three") });
+  await shows(tab, "about three");
+});
+
+test("many tabs and frames leave connections for the pages", async () => {
+  const frames = `<iframe src="inner.html"></iframe>`.repeat(8);
+  await using site = await Site.lay({ "index.html": page("one", frames), "inner.html": page("inner one") });
+  await using server = await Server.start(site.root, "--live");
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage();
+  await tab.goto(server.url);
+  await shows(tab, "one");
+  site.write({ "inner.html": page("inner two") });
+  await tab.waitForFunction(() =>
+    [...document.querySelectorAll("iframe")].every((frame) => frame.contentDocument?.body?.innerText === "inner two")
+  );
+});
+
+test("pages that nobody sees hold no connection, and catch up when they are seen", async () => {
+  await using site = await Site.lay({ "index.html": page("one") });
+  await using server = await Server.start(site.root, "--live");
+  await using chrome = await launch();
+  const context = await chrome.browser.newContext(); // of which every page is in sight, or so it is told
+  await context.addInitScript(() => Object.defineProperty(document, "hidden", { value: true, writable: true }));
+  const tabs = [];
+  for (let i = 0; i < 8; i++) {
+    const tab = await context.newPage();
+    await tab.goto(server.url);
+    await shows(tab, "one");
+    tabs.push(tab);
+  }
+  site.write({ "index.html": page("two") });
+  for (const tab of tabs) {
+    await tab.evaluate(() => {
+      Object.assign(document, { hidden: false });
+      document.dispatchEvent(new Event("visibilitychange"));
+    });
+    await shows(tab, "two");
+  }
+});
+
+test("live reload heeds a page's content-security policy, and works with every kind of page", async () => {
+  await using site = await Site.lay({ "index.html": page("one"), "404.html": page("not there"), "sub/a.txt": "a" });
+  const policy = "Content-Security-Policy: default-src 'self'; style-src 'unsafe-inline'";
+  await using server = await Server.start(site.root, "--live", "--header", policy);
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage();
+  await tab.goto(`${server.url}nowhere`);
+  await shows(tab, "not there");
+  site.write({ "404.html": page("still not there") });
+  await shows(tab, "still not there");
+  site.write({ "nowhere.html": page("there") });
+  await shows(tab, "there");
+  await tab.goto(`${server.url}sub/`);
+  site.write({ "sub/b.txt": "b" });
+  await tab.locator("a", { hasText: "b.txt" }).waitFor();
+});
+
+// The rest ----------------------------------------------------------------------------------------------------------
+
+test("each link of a listing opens, however odd the name", async () => {
+  const names = ["a b", "a#b", "a%b", "%41", "a+b", "a&b;c=d", "it's", "é", "é".normalize("NFD"), "😀", '"q"', "a?b"];
+  names.push("<b>", "a:b", "javascript:alert(1)", "~!$(),@[]{}^`", " ", "new\nline", "a..", "a\tb");
+  const files = names.map((name) => `${name}.txt`);
+  await using site = await Site.lay(Object.fromEntries(files.map((name) => [`odd #%é/${name}`, `It is ${name}`])));
+  await using server = await Server.start(site.root);
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage();
+  await tab.goto(server.url);
+  await tab.locator("a", { hasText: "odd" }).click();
+  await tab.locator("a[href$='.txt']").first().waitFor();
+  const links = await tab.locator("a[href$='.txt']").evaluateAll((links) =>
+    links.map((a) => (a as HTMLAnchorElement).href)
+  );
+  const found = [];
+  for (const link of links) {
+    assertEquals((await tab.goto(link))?.status(), 200, link);
+    found.push(await tab.evaluate(() => document.body.textContent));
+  }
+  assertEquals(found.sort(), files.map((name) => `It is ${name}`).sort());
+});
+
+/** Returns silence of a length as a WAV file: 8,000 samples of 2 bytes a second. */
+function makeAudio(seconds: number): Uint8Array {
+  const view = new DataView(new ArrayBuffer(44 + 16_000 * seconds));
+  const ascii = (offset: number, text: string) =>
+    [...text].forEach((c, i) => view.setUint8(offset + i, c.charCodeAt(0)));
+  ascii(0, "RIFF");
+  view.setUint32(4, view.byteLength - 8, true);
+  ascii(8, "WAVEfmt ");
+  [16, 0x10001, 8000, 16_000, 0x100002].forEach((value, i) => view.setUint32(16 + 4 * i, value, true));
+  ascii(36, "data");
+  view.setUint32(40, view.byteLength - 44, true);
+  return new Uint8Array(view.buffer);
+}
+
+for (const mode of [[], ["--live"]]) {
+  test(`an audio element seeks ${mode}`, async () => {
+    await using site = await Site.lay({
+      "index.html": page("one", `<audio src="a.wav" preload="metadata"></audio>`),
+      "a.wav": makeAudio(3600),
+    });
+    await using server = await Server.start(site.root, ...mode);
+    await using chrome = await launch();
+    const tab = await chrome.browser.newPage();
+    await tab.goto(server.url);
+    const range = tab.waitForResponse((response) => /^bytes [1-9]/.test(response.headers()["content-range"] ?? ""));
+    const time = await tab.evaluate(async () => {
+      const audio = document.querySelector("audio")!;
+      if (audio.readyState === 0) await new Promise((resolve) => audio.onloadedmetadata = resolve);
+      const seeked = new Promise((resolve) => audio.onseeked = resolve);
+      audio.currentTime = 3000;
+      await seeked;
+      await audio.play();
+      return [audio.duration, Math.floor(audio.currentTime), audio.error];
+    });
+    assertEquals(time, [3600, 3000, null]);
+    assertEquals((await range).status(), 206);
+  });
+}
+
+test("a page over HTTPS comes with HTTP/2, and reloads", async () => {
+  const { cert, key } = await makeCertificate();
+  await using pair = await Site.lay({ "cert.pem": cert, "key.pem": key });
+  await using site = await Site.lay({ "index.html": page("one", `<script src="a.js"></script>`), "a.js": "0" });
+  const files = ["--cert", join(pair.root, "cert.pem"), "--key", join(pair.root, "key.pem")];
+  await using server = await Server.start(site.root, "--live", ...files);
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage({ ignoreHTTPSErrors: true });
+  await tab.goto(server.url);
+  const protocols = await tab.evaluate(() => {
+    const entries = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")];
+    return entries.map((entry) => (entry as PerformanceResourceTiming).nextHopProtocol);
+  });
+  assert(protocols.length >= 2);
+  assertEquals(new Set(protocols), new Set(["h2"]));
+  site.write({ "index.html": page("two") });
+  await shows(tab, "two");
+  assertEquals(await server.stop(), 0);
+});
+
+test("a browser asks for the password, then gets the page, and reloads it", async () => {
+  await using site = await Site.lay({ "index.html": page("one", `<img src="a.svg">`), "a.svg": "<svg/>" });
+  await using server = await Server.start(site.root, "--live", "--auth", "jürgen:geheim: ü");
+  await using chrome = await launch();
+  const open = async (password?: string) => {
+    const httpCredentials = password === undefined ? undefined : { username: "jürgen", password };
+    const tab = await (await chrome.browser.newContext({ httpCredentials })).newPage();
+    return { tab, answer: await tab.goto(server.url) };
+  };
+  await assertRejects(() => open(), Error, "ERR_INVALID_AUTH_CREDENTIALS"); // it asked, and nobody was there
+  for (const password of ["geheim", "geheim: u"]) { // it asked again, and was told to leave it
+    const { tab, answer } = await open(password);
+    assertEquals(answer?.status(), 401);
+    assertEquals(await tab.evaluate(() => document.body.innerText), "401 Unauthorized\n");
+  }
+  const { tab, answer } = await open("geheim: ü");
+  assertEquals(answer?.status(), 200);
+  await shows(tab, "one");
+  site.write({ "index.html": page("two") });
+  await shows(tab, "two");
+  assertEquals(await server.stop(), 0);
+  assert(!/geheim|[jJ]ürgen|anVlcmdlbg|asO8cmdlbg/.test(server.log), server.log);
+  assertMatch(server.log, /GET \/\.live-reload\/events\S* 200/);
+});
