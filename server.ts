@@ -1258,9 +1258,7 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
   }
 
   function tell(): void {
-    // An editor's temporary files are gone by now: what is gone counts where it is all there is.
-    const lasting = [...changes].filter(isThere);
-    const paths = (lasting.length > 0 ? lasting : [...changes]).map(pathOf);
+    const paths = [...changes].filter(isThere).map(pathOf); // an editor's temporary files are gone by now
     changes = new Set();
     const styles = paths.every((path) => STYLE_SHEET.test(path)) ? paths.filter((path) => !path.endsWith("map")) : [];
     version = crypto.randomUUID();

@@ -1915,6 +1915,17 @@ interface Change {
   styles: string[];
 }
 
+/** Waits for what comes soon, unless something is broken: then the test is to fail, not to hang. */
+async function inTime<T>(promise: Promise<T>): Promise<T> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new Error("it did not come")), 30_000);
+  try {
+    return await Promise.race([promise, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** Listens for changes since a version. */
 async function listen(handler: Handler, version: string) {
   const response = await handler(new Request(`http://localhost/.live-reload/events?${version}`));
@@ -1924,7 +1935,7 @@ async function listen(handler: Handler, version: string) {
   return {
     /** Returns the next change, or undefined at the end of the stream. */
     async next(): Promise<Change | undefined> {
-      const { value, done } = await reader.read();
+      const { value, done } = await inTime(reader.read());
       if (done) return undefined;
       const [, data] = /^data:(.*)\n\n$/.exec(value) ?? fail(value);
       return JSON.parse(data!);
@@ -2080,15 +2091,46 @@ Deno.test("handler() serves the script from a path of its own, with live reload 
 Deno.test("handler() tells a change once, after the last of many", async () => {
   await using site = await lay({ "index.html": "<p>page" });
   using live = startLive(site);
-  const page = await get(live.handler, "/");
+  const page = await whenSettled(() => get(live.handler, "/"));
   const events = await listen(live.handler, versionIn(page.text));
   for (let i = 0; i < 500; i++) write(site, { [`assets/${i % 20}/${i}.js`]: `${i}` });
   const first = await events.next();
   assertEquals(first?.styles, []);
-  assertEquals(versionIn((await get(live.handler, "/")).text), first?.version);
+  assertEquals(versionIn((await whenSettled(() => get(live.handler, "/"))).text), first?.version);
   // Were there another of the same burst, it would come before this one.
   write(site, { "last.css": "" });
   assertEquals((await events.next())?.styles, ["/last.css"]);
+});
+
+Deno.test("handler() waits until nothing changes any more", async () => {
+  await using site = await lay({ "index.html": "<p>page" });
+  using live = startLive(site);
+  const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
+  const timers = new Map<number, { fire: () => void; delay: number }>();
+  let started = Promise.withResolvers<void>();
+  const { setTimeout, clearTimeout } = globalThis;
+  try {
+    Object.assign(globalThis, {
+      setTimeout: (fire: () => void, delay: number) => {
+        timers.set(timers.size + 1, { fire, delay });
+        started.resolve();
+        return timers.size;
+      },
+      clearTimeout: (id: number) => timers.get(id) && timers.set(id, { fire: () => fail("it was cleared"), delay: 0 }),
+    });
+    for (const name of ["a.txt", "b.txt"]) {
+      write(site, { [name]: "" });
+      await started.promise;
+      started = Promise.withResolvers();
+    }
+  } finally {
+    Object.assign(globalThis, { setTimeout, clearTimeout });
+  }
+  const [last, ...cleared] = [...timers.values()].reverse();
+  assert(cleared.length > 0);
+  assert(last!.delay >= 50 && cleared.every(({ delay }) => delay === 0));
+  last!.fire();
+  assertEquals((await events.next())?.styles, []);
 });
 
 Deno.test("handler() tells which style sheets changed, where nothing else did", async () => {
@@ -2218,6 +2260,34 @@ Deno.test("handler() ends its event streams when the signal aborts, and starts n
   assertEquals((await get(live.handler, "/")).status, 200);
 });
 
+Deno.test("handler() forgets who has gone away, and who asked with HEAD", async () => {
+  await using site = await lay({ "index.html": "<p>page" });
+  using live = startLive(site);
+  const { ReadableStream } = globalThis;
+  let forgotten = Promise.withResolvers<void>();
+  try {
+    globalThis.ReadableStream = class<R> extends ReadableStream<R> {
+      constructor(source: UnderlyingDefaultSource<R>) {
+        super({
+          ...source,
+          cancel: (reason) => {
+            forgotten.resolve();
+            return source.cancel?.(reason);
+          },
+        });
+      }
+    } as typeof ReadableStream;
+    const events = await live.handler(new Request("http://localhost/.live-reload/events"));
+    await events.body!.cancel();
+    await inTime(forgotten.promise);
+    forgotten = Promise.withResolvers();
+    await ask(live.handler, "/.live-reload/events", { method: "HEAD" });
+    await inTime(forgotten.promise);
+  } finally {
+    globalThis.ReadableStream = ReadableStream;
+  }
+});
+
 Deno.test("handler() says what it can't watch, and goes on", async () => {
   await using site = await lay({ "index.html": "<p>page" });
   const { watchFs } = Deno;
@@ -2237,19 +2307,16 @@ Deno.test("handler() says what it can't watch, and goes on", async () => {
     }
     Deno.watchFs = (...args) => {
       const watcher = watchFs(...args);
-      let isFirst = true;
-      const next = () => {
-        if (!isFirst) return watcher[Symbol.asyncIterator]().next();
-        isFirst = false;
-        return Promise.reject(new Error("Permission denied"));
-      };
+      const access = { done: false, value: { kind: "access", paths: [join(site.root, "index.html")] } };
+      const first = [() => Promise.reject(new Error("Permission denied")), () => Promise.resolve(access)];
+      const next = () => first.shift()?.() ?? watcher[Symbol.asyncIterator]().next();
       const iterator = { next, close: () => watcher.close() };
       return Object.assign(iterator, { [Symbol.asyncIterator]: () => iterator }) as unknown as Deno.FsWatcher;
     };
     using live = startLive(site);
     const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
-    write(site, { "index.html": "<p>changed" });
-    assertEquals((await events.next())?.styles, []);
+    write(site, { "a.css": "" });
+    assertEquals((await events.next())?.styles, ["/a.css"]);
   } finally {
     Deno.watchFs = watchFs;
     console.error = error;
