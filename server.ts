@@ -16,8 +16,8 @@
  * 8. Fallback: `fallback` tries the clean URL, the single-page app and the nearest `404.html`.
  * 9. Fields and log: `conclude` finishes what was not ready-made.
  *
- * Before all that, `isAuthorized` asks for the password where there is one. With live reload, `startLiveReload` follows
- * the changes under the root; `respond` asks it first, for its script and its events, and pages get the script's element.
+ * Before all that, `isAuthorized` asks for the password, where there is one. With live reload, `startLiveReload` follows
+ * the changes under the root and tells them to the pages, which `select` gives a script.
  *
  * `createHandler` holds the steps, in `handle` and `respond`, and what needs its options or memory; the functions after
  * it need neither. `main` is the command line and start-up. The program never writes, runs another program, reads the
@@ -69,15 +69,15 @@ export interface Options {
   /** Whether files are sent compressed to clients that accept it; false sends their bytes as they are. @default {true} */
   compress: boolean;
   /**
-   * Whether pages reload in the browser when a file under the root changes. Files are then sent as they are, and nothing
-   * is to be stored, whatever `compress` and `maxAge` say.
+   * Whether pages reload in the browser when a file under the root changes. Nothing is to be stored then, whatever
+   * `maxAge` says.
    *
    * @default {false}
    */
   live: boolean;
   /** Ends live reload: the watching, and the event streams, for which the shutdown of a server waits. */
   signal?: AbortSignal;
-  /** What every client has to know, as `user:password` (RFC 7617); undefined where anyone may ask. @default {undefined} */
+  /** What every client has to know, as `user:password` (RFC 7617, 2); undefined where anyone may ask. @default {undefined} */
   auth?: string;
   /** Takes one line for each request, without its line break; undefined for no log. @default {undefined} */
   log?: (line: string) => void;
@@ -172,6 +172,7 @@ const PREFLIGHT_MAX_AGE = "86400";
  * Returns the handler that serves `options.root`.
  *
  * @throws {Deno.errors.NotFound} If the root does not exist.
+ * @throws {TypeError} If `auth` lacks a colon or a password.
  * @throws {Error} If the root can't be watched, with `live`.
  */
 export function createHandler(options: Partial<Options> = {}): Handler {
@@ -190,12 +191,12 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   const root = resolve(options.root ?? DEFAULTS.root);
   let realRoot = Deno.realPathSync(root);
   const live = options.live ? startLiveReload(root, dotfiles, signal) : undefined;
-  const credentials = options.auth === undefined ? undefined : digest(options.auth);
+  const credentials = options.auth === undefined ? undefined : digest(checkCredentials(options.auth));
   const errorCacheControl = live ? NO_STORE : NO_CACHE;
   const cacheControl = maxAge > 0 && !live ? `max-age=${maxAge}` : errorCacheControl;
 
   // What the user says of the encoding is not to be contradicted.
-  const isEncodable = compress && !live && !headers.some(([name]) => name.toLowerCase() === "content-encoding");
+  const isEncodable = compress && !headers.some(([name]) => name.toLowerCase() === "content-encoding");
   const memory = new Memory<Representation>(MEMORY_LIMIT);
   const loading = new Map<string, { entry: Entry; representation: Promise<Representation> }>();
   const negotiated = new Map<string, Encoding[]>();
@@ -215,7 +216,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   }
 
   function answerTo(request: Request, isShared: boolean): Response | Promise<Response> {
-    const known = recall(request);
+    const known = live ? undefined : recall(request);
     return known === undefined ? respond(request) : send(request, known, isShared);
   }
 
@@ -258,10 +259,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const isFolderPath = path.endsWith("/");
     if (entry.isFile === isFolderPath) return redirect(isFolderPath ? entry.path : `${path}/`, query);
 
-    if (entry.isFile) return sendFile(request, entry);
+    if (entry.isFile) return sendEntry(request, entry);
     const index = locate(path + INDEX);
-    if (index?.isFile) return sendFile(request, index);
-    return listing ? await sendListing(entry) : notFound(request, path);
+    if (index?.isFile) return sendEntry(request, index);
+    return listing ? await sendEntry(request, entry) : notFound(request, path);
   }
 
   /** Whether the client knows the password, where there is one; browsers send a preflight without it (Fetch, 3.3.5). */
@@ -352,7 +353,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const key = encodePath(entry.path);
     const kept = memory.get(key);
     if (kept !== undefined && isSameVersion(kept.entry.version, entry.version)) return Promise.resolve(kept);
-    const mayBeKept = !live && isSettled(entry);
+    const mayBeKept = isSettled(entry);
     const other = mayBeKept ? loading.get(key) : undefined;
     if (other !== undefined && isSameVersion(other.entry.version, entry.version)) return other.representation;
 
@@ -368,6 +369,14 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   }
 
   // 5. Variant ------------------------------------------------------------------------------------------------------
+
+  /** Returns what to send of a file, or of a folder: in the encoding that suits the request, or with live reload's script. */
+  async function select(request: Request, entry: Entry, isStandIn = !entry.isFile): Promise<Representation> {
+    const version = live?.version(); // before anything is read: what changes from now on is news to the page
+    const plain = entry.isFile ? await load(entry) : await list(entry);
+    if (version !== undefined && isForDocument(request) && isPage(plain)) return addScript(plain, version, isStandIn);
+    return encode(plain, chooseEncoding(request, plain));
+  }
 
   /** Returns the best encoding of those that the client accepts and the file can have; a range is of the file itself. */
   function chooseEncoding({ headers }: Request, { entry, variants }: Representation): Encoding {
@@ -452,16 +461,11 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   /** Makes the representation of a file, or of what lies beside `original` in another encoding. */
   async function represent(entry: Entry, encoding?: Encoding, original?: Representation): Promise<Representation> {
-    const { size } = entry.version;
-    const script = live?.scriptElement(); // before the bytes are read: a change from here on makes it out of date
+    const isKept = entry.version.size <= KEPT_SIZE;
     const { headers: fields } = await deliver("HEAD", entry);
-    let bytes = size <= KEPT_SIZE ? await Deno.readFile(entry.file) : undefined;
-    const type = contentType(entry.path, fields.get("content-type"), bytes ?? await readStart(entry));
-    fields.set("content-type", type);
-    if (script !== undefined && type.startsWith("text/html") && size <= LIVE_PAGE_SIZE) {
-      bytes = addElement(bytes ?? await Deno.readFile(entry.file), script);
-    }
-    fields.set("content-length", `${bytes?.length ?? size}`);
+    const bytes = isKept ? await Deno.readFile(entry.file) : undefined;
+    fields.set("content-length", `${bytes?.length ?? entry.version.size}`);
+    fields.set("content-type", contentType(entry.path, fields.get("content-type"), bytes ?? await readStart(entry)));
     const validators = live ? {} : await validatorsOf(entry.version, bytes);
     setValidators(fields, validators);
     if (original !== undefined && encoding !== undefined) {
@@ -477,6 +481,17 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       representation.variants = { beside, made: {}, making: {} };
     }
     return representation;
+  }
+
+  /** Makes the representation of a folder: what `serveDir` lists of it. */
+  async function list(entry: Entry): Promise<Representation> {
+    const response = await deliver("GET", entry);
+    const { headers: fields } = response;
+    const body = await response.bytes();
+    fields.delete("accept-ranges"); // it may be another list the next time
+    fields.set("content-length", `${body.length}`);
+    finishFields(fields, 200);
+    return { entry, validators: {}, fields, body };
   }
 
   /** Lets `serveDir` answer with a file, a range of it, or a folder's listing. */
@@ -506,22 +521,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   // 7. Answer -------------------------------------------------------------------------------------------------------
 
-  /** Answers with a file, in the encoding that suits the request. */
-  async function sendFile(request: Request, entry: Entry): Promise<Response> {
-    const plain = await load(entry);
-    return send(request, await encode(plain, chooseEncoding(request, plain)));
-  }
-
-  /** Answers with what `serveDir` lists of a folder. */
-  async function sendListing(entry: Entry): Promise<Response> {
-    const script = live?.scriptElement();
-    const response = await deliver("GET", entry);
-    const { headers: fields } = response;
-    const page = await response.bytes();
-    const body = script === undefined ? page : addElement(page, script);
-    fields.delete("accept-ranges"); // a listing has none
-    fields.set("content-length", `${body.length}`);
-    return new Response(body, { headers: fields });
+  /** Answers with a file, or with the listing of a folder. */
+  async function sendEntry(request: Request, entry: Entry): Promise<Response> {
+    return send(request, await select(request, entry));
   }
 
   /**
@@ -612,9 +614,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   async function fallback(request: Request, path: string): Promise<Response> {
     existsSync ??= (await import("node:fs")).existsSync; // not before, for it would delay the first page
     const page = path.endsWith("/") ? undefined : locateUnlikely(`${path}.html`);
-    if (page?.isFile) return sendFile(request, page);
+    if (page?.isFile) return sendEntry(request, page);
     const app = spa && extname(path) === "" ? locate(`/${INDEX}`) : undefined;
-    if (app?.isFile) return sendFile(request, app);
+    if (app?.isFile) return sendEntry(request, app);
     return notFound(request, path);
   }
 
@@ -630,11 +632,13 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       if (folder === "" || !dotfiles && isHidden(folder) || locate(folder)?.isFile !== false) break;
     }
     if (page === undefined) return fail(404);
-    const representation = await load(page).catch(() => undefined);
+    const representation = await select(request, page, true).catch(() => undefined);
     if (representation === undefined) return fail(404); // a page that can't be read is none
     const fields = new Headers(representation.fields);
-    for (const name of ["accept-ranges", "last-modified", "etag", "vary"]) fields.delete(name); // they are a 200's
-    const body = request.method === "HEAD" ? null : representation.body ?? (await stream(request, representation)).body;
+    for (const name of ["accept-ranges", "last-modified", "etag"]) fields.delete(name); // they are a 200's
+    const body = request.method === "HEAD"
+      ? noBody(fields)
+      : representation.body ?? (await stream(request, representation)).body;
     return new Response(body, { status: 404, headers: fields });
   }
 
@@ -677,6 +681,12 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
 /** The fields of a 401 (RFC 7617, 2 and 2.1). */
 const CHALLENGE = { "www-authenticate": 'Basic realm="http-server", charset="UTF-8"' };
+
+/** Returns credentials, or throws what they have to be; what they are instead may be a password. */
+function checkCredentials(credentials: string): string {
+  if (/^[^:\p{Cc}]*:\P{Cc}+$/u.test(credentials)) return credentials;
+  throw new TypeError("auth takes USER:PASSWORD, with a colon, a password and no control characters");
+}
 
 /** Returns the `user:password` of an Authorization field (RFC 7617, 2), undefined where it has none. */
 function parseCredentials(field: string | null): string | undefined {
@@ -1114,14 +1124,15 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 {
   const script = document.currentScript;
   script.remove(); // the page is to be what it is without it
+  const isStandIn = "standIn" in script.dataset;
   const started = Symbol.for("http-server --live");
-  let version = new URL(script.src).search; // of the root, when the page was read
-  let events;
+  let version, events;
 
   // A browser has no more than six connections to a server. So a page in a frame leaves it to the page around it, and
   // a page that nobody sees asks when it is seen again.
-  if (!(started in window) && !isFramed()) {
+  if (script.src && !(started in window) && !isFramed()) {
     window[started] = true;
+    version = new URL(script.src).search; // of the root, when the page was read
     document.addEventListener("visibilitychange", listen);
     listen();
   }
@@ -1141,38 +1152,59 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
     events.onmessage = ({ data }) => {
       const change = JSON.parse(data);
       version = "?" + change.version;
-      const isSwapped = frames.length === 0 && change.styles.length > 0 && change.styles.every(swap);
+      const isSwapped = change.styles.length > 0 && change.styles.every(swap);
       if (!isSwapped) reload();
     };
     events.onerror = ({ target }) => {
+      if (target.readyState === EventSource.CLOSED) return; // forbidden: by a policy, or for lack of the password
       target.close();
       setTimeout(listen, 1000);
     };
   }
 
-  // Has a style sheet loaded anew, where the page links to it.
+  // Has a style sheet loaded anew, where the page or a frame of it links to it.
   function swap(path) {
-    const url = location.origin + path;
-    const links = [...document.querySelectorAll("link[rel~=stylesheet]")];
-    const changed = links.filter(({ href }) => href.split(/[?#]/)[0] === url);
-    for (const link of changed) link.href = url + version;
+    const links = documents(window).flatMap((document) => [...document.querySelectorAll("link[rel~=stylesheet]")]);
+    const changed = links.filter((link) => isAt(link, path));
+    for (const link of changed) link.href = link.href.replace(/[?#].*|$/, version);
     return changed.length > 0;
   }
 
-  // A page that is gone, as in the middle of a build, stays in sight until it is back.
+  function isAt({ href }, path) {
+    try {
+      const { origin, pathname } = new URL(href);
+      return origin === location.origin && decodeURIComponent(pathname) === path;
+    } catch {
+      return false; // it is no URL
+    }
+  }
+
+  function documents(window) {
+    try {
+      return [window.document, ...Array.from(window.frames).flatMap(documents)];
+    } catch {
+      return []; // it is of another origin
+    }
+  }
+
+  // A page that is gone, as in the middle of a build, stays in sight until it is back; it takes ranges, which a listing
+  // or a 404 in its place does not.
   async function reload() {
-    const answer = await fetch(location.href, { method: "HEAD" }).catch(() => undefined);
-    if (answer?.headers.get("content-type")?.startsWith("text/html")) location.reload();
+    events.close(); // its connection may be the last one
+    const { headers } = await fetch(location.href, { method: "HEAD" }).catch(() => new Response());
+    const isPage = headers.get("content-type")?.startsWith("text/html");
+    if (isPage && (isStandIn || headers.has("accept-ranges"))) location.reload();
+    else listen();
   }
 }
 `;
 
 /** What the pipeline asks of live reload. */
 interface LiveReload {
+  /** Returns the version of the root, which is another after every change. */
+  version(): string;
   /** Answers with the script, or with the events since the version that the query names. */
   respond(path: string, query: string): Response | undefined;
-  /** Returns the element that loads the script, for a page that is read from now on. */
-  scriptElement(): Uint8Array;
 }
 
 /**
@@ -1191,7 +1223,7 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
   const rootTimer = setInterval(checkRoot, ROOT_INTERVAL);
   Deno.unrefTimer(rootTimer);
   signal?.addEventListener("abort", stop);
-  return { respond, scriptElement };
+  return { respond, version: () => version };
 
   function respond(path: string, query: string): Response | undefined {
     if (path === LIVE_SCRIPT_PATH) {
@@ -1199,10 +1231,10 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
       return new Response(LIVE_SCRIPT, { headers: fields });
     }
     if (path !== LIVE_EVENTS_PATH) return undefined;
-    if (signal?.aborted) return fail(503);
     let listener: ReadableStreamDefaultController<ServerSentEventMessage>;
     const events = new ReadableStream<ServerSentEventMessage>({
       start(controller) {
+        if (signal?.aborted) return controller.close();
         listener = controller;
         listeners.add(listener);
         if (query !== `?${version}`) listener.enqueue(message([]));
@@ -1211,10 +1243,6 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
     });
     const body = events.pipeThrough(new ServerSentEventStream());
     return new Response(body, { headers: { "content-type": "text/event-stream" } });
-  }
-
-  function scriptElement(): Uint8Array {
-    return new TextEncoder().encode(`<script async src="${LIVE_SCRIPT_PATH}?${version}"></script>\n`);
   }
 
   /** Says that there is a new version, and which style sheets are all the difference, where that is so. */
@@ -1257,22 +1285,23 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
     return normalize(`/${file.slice(folder.length).replaceAll(SEPARATOR, "/")}`);
   }
 
-  function tell(): void {
+  async function tell(): Promise<void> {
+    if (!await checkRoot()) return;
     const paths = [...changes].filter(isThere).map(pathOf); // an editor's temporary files are gone by now
     changes = new Set();
     const styles = paths.every((path) => STYLE_SHEET.test(path)) ? paths.filter((path) => !path.endsWith("map")) : [];
     version = crypto.randomUUID();
-    for (const listener of listeners) listener.enqueue(message(styles.map(encodeURI)));
+    for (const listener of listeners) listener.enqueue(message(styles));
   }
 
-  /** Watches the folder that has taken the place of the root, as after `rm -r dist` and a new build. */
-  async function checkRoot(): Promise<void> {
+  /** Whether the root is the watched folder; if not, as after `rm -r dist` and a new build, it is watched from now on. */
+  async function checkRoot(): Promise<boolean> {
     const found = identify(root);
-    if (found === identity) return;
+    if (found === identity) return true;
     identity = found;
     watch.watcher.close();
     await watch.end; // else Deno takes the new folder for the watched one
-    if (found === undefined || signal?.aborted) return;
+    if (found === undefined || signal?.aborted) return false;
     try {
       realRoot = Deno.realPathSync(root);
       watch = watchRoot();
@@ -1280,6 +1309,7 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
       console.error(`http-server: ${reasonOf(error)}`);
     }
     note(root);
+    return false;
   }
 
   function stop(): void {
@@ -1310,13 +1340,30 @@ function isThere(file: string): boolean {
   }
 }
 
-/** Returns a page with an element at its end; one in UTF-16 as it is. */
-function addElement(page: Uint8Array<ArrayBuffer>, element: Uint8Array): Uint8Array<ArrayBuffer> {
-  if (page[0] === 0xfe && page[1] === 0xff || page[0] === 0xff && page[1] === 0xfe) return page;
-  const joined = new Uint8Array(page.length + element.length);
-  joined.set(page);
-  joined.set(element, page.length);
-  return joined;
+/** Whether a request is for a document of its own, not for a fragment that a script asks for (Fetch Metadata, 2.1). */
+function isForDocument({ headers }: Request): boolean {
+  return /^(?:document|i?frame|object|embed)$/.test(headers.get("sec-fetch-dest") ?? "document");
+}
+
+/** Whether a script can be added; what the user declares to be encoded isn't what it seems. */
+function isPage({ fields, entry }: Representation): boolean {
+  const isHtml = fields.get("content-type")!.startsWith("text/html") && !fields.has("content-encoding");
+  return isHtml && entry.version.size <= LIVE_PAGE_SIZE;
+}
+
+/**
+ * Returns a page with the script's element at its end; one in UTF-16 as it is. A page that stands in for another, such as
+ * a listing for a missing index.html, says so.
+ */
+async function addScript(page: Representation, version: string, isStandIn: boolean): Promise<Representation> {
+  const { entry, validators } = page;
+  const bytes = page.body ?? await Deno.readFile(entry.file);
+  if (typeof bytes !== "string" && /feff|fffe/.test(bytes.subarray(0, 2).toHex())) return page;
+  const element = `<script async src="${LIVE_SCRIPT_PATH}?${version}"${isStandIn ? " data-stand-in" : ""}></script>\n`;
+  const body = await new Blob([bytes, element]).bytes();
+  const fields = new Headers(page.fields);
+  fields.set("content-length", `${body.length}`);
+  return { entry, validators, fields, body };
 }
 
 // Command line ------------------------------------------------------------------------------------------------------
@@ -1427,7 +1474,7 @@ function parseCommand(args: string[]): Command {
       headers: values.header?.map(parseHeader),
       maxAge: parseNumber("--max-age", values["max-age"], 2 ** 31),
       live: values.live,
-      auth: checkCredentials(values.auth),
+      auth: parseAuth(values.auth),
     },
     host: (values.host ?? "0.0.0.0").replace(/^\[(.*)\]$/, "$1"), // an IPv6 address as a URL has it
     port: parseNumber("--port", values.port, 65535),
@@ -1456,10 +1503,12 @@ function parseNumber(flag: string, value: string | undefined, most: number): num
   return Number(value);
 }
 
-function checkCredentials(value: string | undefined): string | undefined {
-  if (value === undefined || /^[^:\p{Cc}]*:\P{Cc}+$/u.test(value)) return value;
-  // What it is instead may be a password.
-  throw new CommandError(2, "--auth takes USER:PASSWORD, with a colon and without control characters.");
+function parseAuth(value: string | undefined): string | undefined {
+  try {
+    return value === undefined ? undefined : checkCredentials(value);
+  } catch (error) {
+    throw new CommandError(2, `--${(error as Error).message}.`);
+  }
 }
 
 function parseHeader(field: string): [name: string, value: string] {

@@ -240,21 +240,44 @@ test("pages come back by themselves when the server does", async () => {
 });
 
 test("a page that is gone in the middle of a build stays until it is back", async () => {
-  await using site = await Site.lay({ "dist/index.html": page("one"), "dist/sub/about.html": page("about one") });
+  const build = (text: string) => ({ "dist/index.html": page(text), "dist/sub/about.html": page(`about ${text}`) });
+  await using site = await Site.lay(build("one"));
   const dist = join(site.root, "dist");
   await using server = await Server.start(dist, "--live");
   await using chrome = await launch();
   const tab = await chrome.browser.newPage();
-  await tab.goto(`${server.url}sub/about`);
-  await shows(tab, "about one");
-  const isAsked = tab.waitForResponse((response) => response.status() === 404);
+  await tab.goto(server.url);
+  await shows(tab, "one");
+  const loads = countLoads(tab);
+  const isAsked = () => tab.waitForResponse((response) => response.request().method() === "HEAD");
+
+  // A folder that is emptied has a listing in place of its page.
+  let asked = isAsked();
+  for (const { name } of Deno.readDirSync(dist)) Deno.removeSync(join(dist, name), { recursive: true });
+  assertEquals((await asked).status(), 200);
+  asked = isAsked();
+  site.write({ "dist/other.txt": "" });
+  assertEquals((await asked).status(), 200);
+  await shows(tab, "one");
+  site.write(build("two"));
+  await shows(tab, "two");
+  assertEquals(loads(), 1);
+
+  // The folder itself is removed and made again: it is watched anew, and that is one reload.
   Deno.removeSync(dist, { recursive: true });
-  await isAsked;
-  await shows(tab, "about one");
-  site.write({ "dist/index.html": page("two"), "dist/sub/about.html": page("about two") });
-  await shows(tab, "about two");
-  site.write({ "dist/sub/about.html": page("about three") });
-  await shows(tab, "about three");
+  site.write(build("three"));
+  await shows(tab, "three");
+  site.write(build("four"));
+  await shows(tab, "four");
+  assertEquals(loads(), 3);
+
+  await tab.goto(`${server.url}sub/about`);
+  asked = isAsked();
+  Deno.removeSync(join(dist, "sub"), { recursive: true });
+  assertEquals((await asked).status(), 404);
+  await shows(tab, "about four");
+  site.write(build("five"));
+  await shows(tab, "about five");
 });
 
 test("many tabs and frames leave connections for the pages", async () => {
@@ -269,6 +292,77 @@ test("many tabs and frames leave connections for the pages", async () => {
   await tab.waitForFunction(() =>
     [...document.querySelectorAll("iframe")].every((frame) => frame.contentDocument?.body?.innerText === "inner two")
   );
+});
+
+test("as many pages as a browser has connections for all reload", async () => {
+  await using site = await Site.lay({ "index.html": page("one") });
+  await using server = await Server.start(site.root, "--live");
+  await using chrome = await launch();
+  const context = await chrome.browser.newContext();
+  const tabs = [];
+  for (let i = 0; i < 6; i++) tabs.push(await context.newPage());
+  for (const tab of tabs) await tab.goto(server.url);
+  for (const text of ["two", "three"]) {
+    site.write({ "index.html": page(text) });
+    for (const tab of tabs) await shows(tab, text);
+  }
+});
+
+test("a style sheet is swapped in frames, too", async () => {
+  const link = `<link rel="stylesheet" href="a.css">`;
+  await using site = await Site.lay({
+    "index.html": page("one", `${link}<iframe></iframe><iframe src="inner.html"></iframe>`),
+    "inner.html": page("inner", link),
+    "a.css": "h1 { color: rgb(1, 0, 0) }",
+  });
+  await using server = await Server.start(site.root, "--live");
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage();
+  await tab.goto(server.url);
+  const loads = countLoads(tab);
+  const inner = tab.frames().find((frame) => frame.url().includes("inner"))!;
+  site.write({ "a.css": "h1 { color: rgb(2, 0, 0) }" });
+  for (const frame of [tab.mainFrame(), inner]) {
+    await frame.waitForFunction(() => getComputedStyle(document.querySelector("h1")!).color === "rgb(2, 0, 0)");
+  }
+  assertEquals(loads(), 0);
+});
+
+test("a fragment that a page asks for is what it is without live reload", async () => {
+  const include = `<div></div><script>fetch("part.html").then((answer) => answer.text())
+    .then((text) => document.querySelector("div").innerHTML = text)</script>`;
+  await using site = await Site.lay({ "index.html": page("one") + include, "part.html": "<p>part</p>" });
+  await using server = await Server.start(site.root, "--live");
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage();
+  await tab.goto(server.url);
+  await tab.waitForFunction(() => document.querySelector("div")?.innerHTML === "<p>part</p>");
+  site.write({ "part.html": "<p>other</p>" });
+  await tab.waitForFunction(() => document.querySelector("div")?.innerHTML === "<p>other</p>");
+});
+
+test("a page that may not listen gives up at once", async () => {
+  await using site = await Site.lay({ "index.html": page("one") });
+  const policy = "Content-Security-Policy: default-src 'none'; script-src 'self'";
+  await using server = await Server.start(site.root, "--live", "--header", policy);
+  await using chrome = await launch();
+  const tab = await chrome.browser.newPage();
+  const failures: string[] = [];
+  tab.on("console", (message) => message.type() === "error" && failures.push(message.text()));
+  await tab.addInitScript(() => {
+    const { setTimeout, EventSource } = globalThis;
+    globalThis.EventSource = class extends EventSource {
+      constructor(url: string | URL) {
+        super(url);
+        this.addEventListener("error", () => setTimeout(() => document.title = "failed"));
+      }
+    };
+    Object.assign(globalThis, { setTimeout: () => document.body.append("It tries again.") });
+  });
+  await tab.goto(server.url);
+  await tab.waitForFunction(() => document.title === "failed");
+  assertEquals((await tab.evaluate(() => document.body.innerText)).trim(), "one");
+  assertMatch(failures.join(), /^[^,]*connect[^]*Content Security Policy/i);
 });
 
 test("pages that nobody sees hold no connection, and catch up when they are seen", async () => {
