@@ -268,8 +268,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   /** Whether the client knows the password, where there is one; browsers send a preflight without it (Fetch, 3.3.5). */
   function isAuthorized(request: Request): boolean {
     if (credentials === undefined || isPreflight(request)) return true;
-    const given = parseCredentials(request.headers.get("authorization"));
-    return given !== undefined && isEqual(digest(given), credentials);
+    return isEqual(digest(parseCredentials(request.headers.get("authorization"))), credentials);
   }
 
   // 2. Method -------------------------------------------------------------------------------------------------------
@@ -490,7 +489,6 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const body = await response.bytes();
     fields.delete("accept-ranges"); // it may be another list the next time
     fields.set("content-length", `${body.length}`);
-    finishFields(fields, 200);
     return { entry, validators: {}, fields, body };
   }
 
@@ -688,14 +686,13 @@ function checkCredentials(credentials: string): string {
   throw new TypeError("auth takes USER:PASSWORD, with a colon, a password and no control characters");
 }
 
-/** Returns the `user:password` of an Authorization field (RFC 7617, 2), undefined where it has none. */
-function parseCredentials(field: string | null): string | undefined {
-  const [, token] = /^Basic +([\w+/]+=*)$/i.exec(field ?? "") ?? [];
-  if (token === undefined) return undefined;
+/** Returns the `user:password` of an Authorization field (RFC 7617, 2), or nothing, which is never right. */
+function parseCredentials(field: string | null): string {
+  const [, token = ""] = /^Basic +([\w+/]+=*)$/i.exec(field ?? "") ?? [];
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.fromBase64(token));
   } catch {
-    return undefined;
+    return "";
   }
 }
 

@@ -2236,6 +2236,26 @@ Deno.test("handler() tells at once who comes with an old page", async () => {
   assertEquals((await (await listen(restarted.handler, versionIn(page.text))).next())?.styles, []);
 });
 
+Deno.test("handler() takes a page for old that changed while it was read", async () => {
+  await using site = await lay({ "index.html": "<p>page" });
+  using live = startLive(site);
+  const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
+  const { readFile } = Deno;
+  try {
+    Deno.readFile = async (...args) => {
+      const bytes = await readFile(...args);
+      write(site, { "index.html": "<p>changed" });
+      await events.next();
+      return bytes;
+    };
+    const { text } = await get(live.handler, "/");
+    assertStringIncludes(text, "<p>page");
+    assertEquals((await (await listen(live.handler, versionIn(text))).next())?.styles, []);
+  } finally {
+    Deno.readFile = readFile;
+  }
+});
+
 Deno.test({
   name: "handler() follows the folder that takes the root's place",
   ignore: isWindows,
