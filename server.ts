@@ -634,9 +634,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (representation === undefined) return fail(404); // a page that can't be read is none
     const fields = new Headers(representation.fields);
     for (const name of ["accept-ranges", "last-modified", "etag"]) fields.delete(name); // they are a 200's
-    const body = request.method === "HEAD"
-      ? noBody(fields)
-      : representation.body ?? (await stream(request, representation)).body;
+    const body = representation.body ?? (await stream(request, representation)).body;
     return new Response(body, { status: 404, headers: fields });
   }
 

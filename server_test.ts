@@ -2026,9 +2026,15 @@ Deno.test("handler() adds the script to every page, and to nothing else", async 
   assertEquals((await get(live.handler, "/none.js")).text, "404 Not Found\n");
 
   // A fragment that a script asks for is not to have it, nor what the user declares to be something else.
-  for (const [destination, isDocument] of [["empty", false], ["iframe", true], ["document", true]] as const) {
-    const { text } = await get(live.handler, "/", { "sec-fetch-dest": destination });
+  for (
+    const [destination, isDocument] of [["empty", false], ["iframe", true], ["document", true], [
+      "empty",
+      false,
+    ]] as const
+  ) {
+    const { text, headers } = await whenSettled(() => get(live.handler, "/", { "sec-fetch-dest": destination }));
     assertEquals(text === tree["index.html"], !isDocument, destination);
+    assertEquals(headers.get("content-length"), `${encoder.encode(text).length}`, destination);
   }
   for (const field of [["Content-Type", "text/plain"], ["Content-Encoding", "gzip"]] as [string, string][]) {
     using declared = startLive(site, { headers: [field] });
