@@ -1215,7 +1215,7 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
   let realRoot = Deno.realPathSync(root);
   let watch = watchRoot();
 
-  const rootTimer = setInterval(checkRoot, ROOT_INTERVAL);
+  const rootTimer = setInterval(isRootWatched, ROOT_INTERVAL);
   Deno.unrefTimer(rootTimer);
   signal?.addEventListener("abort", stop);
   return { respond, version: () => version };
@@ -1268,7 +1268,7 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
 
   /** Keeps a change in mind until nothing more changes. */
   function note(file: string): void {
-    if (signal?.aborted || !dotfiles && isHidden(pathOf(file))) return;
+    if (!dotfiles && isHidden(pathOf(file))) return;
     changes.add(file);
     clearTimeout(quietTimer);
     quietTimer = setTimeout(tell, QUIET_TIME);
@@ -1281,7 +1281,7 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
   }
 
   async function tell(): Promise<void> {
-    if (!await checkRoot()) return;
+    if (!await isRootWatched()) return;
     const paths = [...changes].filter(isThere).map(pathOf); // an editor's temporary files are gone by now
     changes = new Set();
     const styles = paths.every((path) => STYLE_SHEET.test(path)) ? paths.filter((path) => !path.endsWith("map")) : [];
@@ -1290,7 +1290,7 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
   }
 
   /** Whether the root is the watched folder; if not, as after `rm -r dist` and a new build, it is watched from now on. */
-  async function checkRoot(): Promise<boolean> {
+  async function isRootWatched(): Promise<boolean> {
     const found = identify(root);
     if (found === identity) return true;
     identity = found;

@@ -2297,6 +2297,8 @@ Deno.test({
     const page = await get(live.handler, "/");
     assertEquals(versionIn(page.text), version);
     const events = await listen(live.handler, version);
+    write(site, { "two/a.css": "" }); // were the folder told once more, it would be before this
+    assertEquals((await events.next())?.styles, ["/a.css"]);
     Deno.removeSync(join(site.root, "two"), { recursive: true });
     assertEquals((await get(live.handler, "/")).status, 404);
     write(site, { "two/index.html": "<p>trois" });
