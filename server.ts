@@ -1215,7 +1215,7 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
   let realRoot = Deno.realPathSync(root);
   let watch = watchRoot();
 
-  const rootTimer = setInterval(isRootWatched, ROOT_INTERVAL);
+  const rootTimer = setInterval(ensureWatched, ROOT_INTERVAL);
   Deno.unrefTimer(rootTimer);
   signal?.addEventListener("abort", stop);
   return { respond, version: () => version };
@@ -1281,7 +1281,7 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
   }
 
   async function tell(): Promise<void> {
-    if (!await isRootWatched()) return;
+    if (!await ensureWatched()) return;
     const paths = [...changes].filter(isThere).map(pathOf); // an editor's temporary files are gone by now
     changes = new Set();
     const styles = paths.every((path) => STYLE_SHEET.test(path)) ? paths.filter((path) => !path.endsWith("map")) : [];
@@ -1289,8 +1289,8 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
     for (const listener of listeners) listener.enqueue(message(styles));
   }
 
-  /** Whether the root is the watched folder; if not, as after `rm -r dist` and a new build, it is watched from now on. */
-  async function isRootWatched(): Promise<boolean> {
+  /** Watches the folder that has taken the root's place, as after `rm -r dist` and a new build; false where one has. */
+  async function ensureWatched(): Promise<boolean> {
     const found = identify(root);
     if (found === identity) return true;
     identity = found;
