@@ -1216,7 +1216,6 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
   let watch = watchRoot();
 
   const rootTimer = setInterval(ensureWatched, ROOT_INTERVAL);
-  Deno.unrefTimer(rootTimer);
   signal?.addEventListener("abort", stop);
   return { respond, version: () => version };
 

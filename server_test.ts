@@ -2262,6 +2262,28 @@ Deno.test("handler() takes a page for old that changed while it was read", async
   }
 });
 
+/** Returns once something has looked at a folder that isn't there, and said nothing. */
+async function whenMissed(folder: string): Promise<void> {
+  const { statSync } = Deno;
+  const { error } = console;
+  const missed = Promise.withResolvers<void>();
+  try {
+    console.error = missed.reject;
+    Deno.statSync = (path) => {
+      try {
+        return statSync(path);
+      } catch (error) {
+        if (path === folder) setTimeout(missed.resolve);
+        throw error;
+      }
+    };
+    await inTime(missed.promise);
+  } finally {
+    Object.assign(Deno, { statSync });
+    console.error = error;
+  }
+}
+
 Deno.test({
   name: "handler() follows the folder that takes the root's place",
   ignore: isWindows,
@@ -2299,8 +2321,10 @@ Deno.test({
     const events = await listen(live.handler, version);
     write(site, { "two/a.css": "" }); // were the folder told once more, it would be before this
     assertEquals((await events.next())?.styles, ["/a.css"]);
+    const missed = whenMissed(root);
     Deno.removeSync(join(site.root, "two"), { recursive: true });
     assertEquals((await get(live.handler, "/")).status, 404);
+    await missed;
     write(site, { "two/index.html": "<p>trois" });
     version = (await events.next())!.version;
     await events.cancel();
@@ -2323,6 +2347,43 @@ Deno.test("handler() ends its event streams when the signal aborts, and starts n
   for (const events of listeners) assertEquals(await events.next(), undefined);
   assertEquals((await get(live.handler, "/.live-reload/events")).text, ""); // it ends at once
   assertEquals((await get(live.handler, "/")).status, 200);
+});
+
+Deno.test("handler() leaves nothing running when the signal aborts", async () => {
+  await using site = await lay({ "index.html": "<p>page" });
+  const { setTimeout, setInterval, clearTimeout, clearInterval } = globalThis;
+  const { watchFs } = Deno;
+  const running = new Set<unknown>();
+  const started = Promise.withResolvers<void>();
+  const remember = <T>(thing: T): T => {
+    running.add(thing);
+    return thing;
+  };
+  try {
+    Object.assign(globalThis, {
+      setInterval: (...args: Parameters<typeof setInterval>) => remember(setInterval(...args)),
+      setTimeout: (...args: Parameters<typeof setTimeout>) => {
+        started.resolve();
+        return remember(setTimeout(...args));
+      },
+      clearInterval: (id: number) => running.delete(id) && clearInterval(id),
+      clearTimeout: (id: number) => running.delete(id) && clearTimeout(id),
+    });
+    Deno.watchFs = (...args) => {
+      const watcher = remember(watchFs(...args));
+      const close = watcher.close.bind(watcher);
+      return Object.assign(watcher, { close: () => running.delete(watcher) && close() });
+    };
+    using live = startLive(site);
+    write(site, { "index.html": "<p>changed" });
+    await started.promise;
+    assertEquals(running.size, 3);
+    live.stop.abort();
+  } finally {
+    Object.assign(globalThis, { setTimeout, setInterval, clearTimeout, clearInterval });
+    Deno.watchFs = watchFs;
+  }
+  assertEquals(running.size, 0);
 });
 
 Deno.test("handler() forgets who has gone away, and who asked with HEAD", async () => {
