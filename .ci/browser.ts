@@ -280,18 +280,22 @@ test("a page that is gone in the middle of a build stays until it is back", asyn
   await shows(tab, "about five");
 });
 
-test("many tabs and frames leave connections for the pages", async () => {
+test("the frames of a page leave the connections to others", async () => {
   const frames = `<iframe src="inner.html"></iframe>`.repeat(8);
   await using site = await Site.lay({ "index.html": page("one", frames), "inner.html": page("inner one") });
   await using server = await Server.start(site.root, "--live");
   await using chrome = await launch();
   const tab = await chrome.browser.newPage();
+  let streams = 0;
+  tab.on("request", (request) => streams += Number(request.url().includes("/events")));
   await tab.goto(server.url);
   await shows(tab, "one");
   site.write({ "inner.html": page("inner two") });
   await tab.waitForFunction(() =>
     [...document.querySelectorAll("iframe")].every((frame) => frame.contentDocument?.body?.innerText === "inner two")
   );
+  if (streams < 2) await tab.waitForRequest(/events/);
+  assertEquals(streams, 2);
 });
 
 test("as many pages as a browser has connections for all reload", async () => {
