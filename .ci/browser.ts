@@ -128,6 +128,13 @@ function countLoads(page: Page): () => number {
   return () => count;
 }
 
+/** Counts how often a page starts to listen for changes. */
+function countStreams(page: Page): () => number {
+  let count = 0;
+  page.on("request", (request) => count += Number(request.url().includes("/events")));
+  return () => count;
+}
+
 const page = (heading: string, head = "") => `<!doctype html><title>t</title>${head}<h1>${heading}</h1>\n`;
 
 // Live reload -------------------------------------------------------------------------------------------------------
@@ -286,16 +293,15 @@ test("the frames of a page leave the connections to others", async () => {
   await using server = await Server.start(site.root, "--live");
   await using chrome = await launch();
   const tab = await chrome.browser.newPage();
-  let streams = 0;
-  tab.on("request", (request) => streams += Number(request.url().includes("/events")));
+  const streams = countStreams(tab);
   await tab.goto(server.url);
   await shows(tab, "one");
   site.write({ "inner.html": page("inner two") });
   await tab.waitForFunction(() =>
     [...document.querySelectorAll("iframe")].every((frame) => frame.contentDocument?.body?.innerText === "inner two")
   );
-  if (streams < 2) await tab.waitForRequest(/events/);
-  assertEquals(streams, 2);
+  if (streams() < 2) await tab.waitForRequest(/events/);
+  assertEquals(streams(), 2);
 });
 
 test("as many pages as a browser has connections for all reload", async () => {
@@ -332,17 +338,26 @@ test("a style sheet is swapped in frames, too", async () => {
   assertEquals(loads(), 0);
 });
 
-test("a fragment that a page asks for is what it is without live reload", async () => {
+test("a fragment that a page asks for is what it is without live reload, and starts no second one", async () => {
   const include = `<div></div><script>fetch("part.html").then((answer) => answer.text())
     .then((text) => document.querySelector("div").innerHTML = text)</script>`;
   await using site = await Site.lay({ "index.html": page("one") + include, "part.html": "<p>part</p>" });
   await using server = await Server.start(site.root, "--live");
   await using chrome = await launch();
   const tab = await chrome.browser.newPage();
+  const streams = countStreams(tab);
   await tab.goto(server.url);
   await tab.waitForFunction(() => document.querySelector("div")?.innerHTML === "<p>part</p>");
+  // Where one comes with the script all the same, and has it run, the page still listens once.
+  await tab.evaluate(() => {
+    const script = Object.assign(document.createElement("script"), { src: "/.live-reload/script.js?again" });
+    document.body.append(script);
+    return new Promise((resolve) => script.onload = resolve);
+  });
   site.write({ "part.html": "<p>other</p>" });
   await tab.waitForFunction(() => document.querySelector("div")?.innerHTML === "<p>other</p>");
+  if (streams() < 2) await tab.waitForRequest(/events/);
+  assertEquals(streams(), 2);
 });
 
 test("a page that may not listen gives up at once", async () => {
