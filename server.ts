@@ -140,6 +140,8 @@ interface Representation {
   fields: Headers;
   /** The bytes, as a string where they are ASCII; undefined where they stay on the disk. */
   body: string | Uint8Array<ArrayBuffer> | undefined;
+  /** What follows the bytes that stay on the disk. */
+  suffix?: Uint8Array<ArrayBuffer>;
   /** Ready-made answers, to be cloned. */
   ok?: Response;
   notModified?: Response;
@@ -232,7 +234,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       response = await answer;
     } catch (error) {
       response = fail(statusOf(error));
-      if (response.status >= 500) console.error(`${request.method} ${targetOf(request)}: ${reasonOf(error)}`);
+      if (response.status >= 500) complain(`${request.method} ${targetOf(request)}: ${reasonOf(error)}`);
     }
     response = finish(request, response);
     logAnswer(request, response, start, info);
@@ -530,14 +532,14 @@ export function createHandler(options: Partial<Options> = {}): Handler {
    */
   function send(request: Request, representation: Representation, isShared = false): Response | Promise<Response> {
     const { method, headers } = request;
-    const { entry, validators, fields, body } = representation;
+    const { entry, validators, fields, body, suffix } = representation;
     const status = evaluatePreconditions(headers, validators);
     if (status === 304) return notModified(representation);
     if (status === 412) return finish(request, fail(412));
     if (method === "HEAD") return new Response(noBody(fields), { headers: fields });
 
     const rangeField = headers.get("range");
-    if (rangeField !== null && isRangeCurrent(headers.get("if-range"), validators)) {
+    if (rangeField !== null && suffix === undefined && isRangeCurrent(headers.get("if-range"), validators)) {
       const size = body?.length ?? entry.version.size;
       const range = parseRange(rangeField, size);
       if (range === "unsatisfiable") return finish(request, fail(416, { "content-range": `bytes */${size}` }));
@@ -562,11 +564,12 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   }
 
   /** Sends a file from the disk, compressed on its way where its fields say so. */
-  async function stream(request: Request, { entry, fields }: Representation): Promise<Response> {
+  async function stream(request: Request, { entry, fields, suffix }: Representation): Promise<Response> {
     const { size } = entry.version;
     const body = await readRange(request, entry, { start: 0, end: size - 1 }, size);
     const isCompressed = fields.has("content-encoding") && !fields.has("content-length");
-    return new Response(isCompressed ? body.pipeThrough(new CompressionStream("gzip")) : body, { headers: fields });
+    const transform = isCompressed ? new CompressionStream("gzip") : suffix && appending(suffix);
+    return new Response(transform ? body.pipeThrough(transform) : body, { headers: fields });
   }
 
   /** Sends a range: from memory, read at once where it is small, else as a stream. */
@@ -1108,8 +1111,15 @@ const QUIET_TIME = 100;
 /** How often it is asked whether the root is still the same folder, in milliseconds: the one that left tells no more. */
 const ROOT_INTERVAL = 1000;
 
-/** The largest page that gets the script, in bytes: it is read into memory for that. */
-const LIVE_PAGE_SIZE = 64 << 20;
+/** How long after the end the watching goes on, in milliseconds: longer than a stop takes. */
+const CLOSE_DELAY = 4000;
+
+/** How many changed files are remembered one by one, and how many style sheets are told so. */
+const CHANGES_LIMIT = 1000;
+const STYLES_LIMIT = 50;
+
+/** How many changes a page may leave unread before its event stream ends; if it is still there, it comes again. */
+const UNREAD_LIMIT = 10;
 
 /** A style sheet, and the map that a compiler writes beside it. */
 const STYLE_SHEET = /\.css(?:\.map)?$/i;
@@ -1210,6 +1220,7 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
   let version = crypto.randomUUID();
   const listeners = new Set<ReadableStreamDefaultController<ServerSentEventMessage>>();
   let changes = new Set<string>();
+  let complaint = "";
   let quietTimer: ReturnType<typeof setTimeout> | undefined;
   let identity = identify(root);
   let realRoot = Deno.realPathSync(root);
@@ -1254,20 +1265,29 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
   }
 
   async function follow(watcher: Deno.FsWatcher): Promise<void> {
-    try {
-      for await (const { kind, paths } of watcher) {
-        if (kind === "access") continue; // it was read, or closed after what has been told already
-        for (const file of paths) note(file);
+    for (;;) {
+      try {
+        for await (const { kind, paths } of watcher) {
+          if (kind === "access") continue; // it was read, or closed after what has been told already
+          for (const file of paths) note(file);
+        }
+        return;
+      } catch (error) { // such as a new folder that can't be read, or a name that is not UTF-8
+        complainOnce(`a change may be missed: ${reasonOf(error)}`);
+        note(root);
       }
-    } catch (error) {
-      console.error(`http-server: a change may be missed: ${reasonOf(error)}`); // such as a new folder that can't be read
-      await follow(watcher);
     }
+  }
+
+  function complainOnce(text: string): void {
+    if (text !== complaint) complain(text);
+    complaint = text;
   }
 
   /** Keeps a change in mind until nothing more changes. */
   function note(file: string): void {
     if (!dotfiles && isHidden(pathOf(file))) return;
+    if (changes.size === CHANGES_LIMIT) changes = new Set([root]); // as good as everything
     changes.add(file);
     clearTimeout(quietTimer);
     quietTimer = setTimeout(tell, QUIET_TIME);
@@ -1283,35 +1303,46 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
     if (!await ensureWatched()) return;
     const paths = [...changes].filter(isThere).map(pathOf); // an editor's temporary files are gone by now
     changes = new Set();
-    const styles = paths.every((path) => STYLE_SHEET.test(path)) ? paths.filter((path) => !path.endsWith("map")) : [];
+    const isStyle = paths.length <= STYLES_LIMIT && paths.every((path) => STYLE_SHEET.test(path));
     version = crypto.randomUUID();
-    for (const listener of listeners) listener.enqueue(message(styles));
+    const change = message(isStyle ? paths.filter((path) => !path.endsWith("map")) : []);
+    for (const listener of listeners) {
+      listener.enqueue(change);
+      if (listener.desiredSize! < -UNREAD_LIMIT) end(listener);
+    }
   }
 
   /** Watches the folder that has taken the root's place, as after `rm -r dist` and a new build; false where one has. */
   async function ensureWatched(): Promise<boolean> {
     const found = identify(root);
     if (found === identity) return true;
-    identity = found;
+    identity = undefined;
     watch.watcher.close();
     await watch.end; // else Deno takes the new folder for the watched one
     if (found === undefined || signal?.aborted) return false;
     try {
       realRoot = Deno.realPathSync(root);
       watch = watchRoot();
+      identity = found;
+      note(root);
     } catch (error) {
-      console.error(`http-server: ${reasonOf(error)}`);
+      complainOnce(reasonOf(error)); // it is tried again
     }
-    note(root);
     return false;
   }
 
   function stop(): void {
     clearInterval(rootTimer);
     clearTimeout(quietTimer);
-    watch.watcher.close();
-    for (const listener of listeners) listener.close();
-    listeners.clear();
+    listeners.forEach(end);
+    // Not at once, for it may hang, and a program that ends does without: where a FIFO has come into the folder, Deno waits
+    // for its writer, with a lock in its hand.
+    setTimeout(() => watch.watcher.close(), CLOSE_DELAY);
+  }
+
+  function end(listener: ReadableStreamDefaultController): void {
+    listener.close();
+    listeners.delete(listener);
   }
 }
 
@@ -1340,9 +1371,8 @@ function isForDocument({ headers }: Request): boolean {
 }
 
 /** Whether a script can be added; what the user declares to be encoded isn't what it seems. */
-function isPage({ fields, entry }: Representation): boolean {
-  const isHtml = fields.get("content-type")!.startsWith("text/html") && !fields.has("content-encoding");
-  return isHtml && entry.version.size <= LIVE_PAGE_SIZE;
+function isPage({ fields }: Representation): boolean {
+  return fields.get("content-type")!.startsWith("text/html") && !fields.has("content-encoding");
 }
 
 /**
@@ -1350,14 +1380,21 @@ function isPage({ fields, entry }: Representation): boolean {
  * a listing for a missing index.html, says so.
  */
 async function addScript(page: Representation, version: string, isStandIn: boolean): Promise<Representation> {
-  const { entry, validators } = page;
-  const bytes = page.body ?? await Deno.readFile(entry.file);
-  if (typeof bytes !== "string" && /feff|fffe/.test(bytes.subarray(0, 2).toHex())) return page;
-  const element = `<script async src="${LIVE_SCRIPT_PATH}?${version}"${isStandIn ? " data-stand-in" : ""}></script>\n`;
-  const body = await new Blob([bytes, element]).bytes();
+  const { entry, validators, body } = page;
+  const start = typeof body === "string" ? undefined : body ?? await readStart(entry);
+  if (start !== undefined && /feff|fffe/.test(start.subarray(0, 2).toHex())) return page;
+  const attribute = isStandIn ? " data-stand-in" : "";
+  const element = `<script async src="${LIVE_SCRIPT_PATH}?${version}"${attribute}></script>\n`;
+  const suffix = new TextEncoder().encode(element);
   const fields = new Headers(page.fields);
-  fields.set("content-length", `${body.length}`);
-  return { entry, validators, fields, body };
+  fields.set("content-length", `${Number(fields.get("content-length")) + suffix.length}`);
+  if (body === undefined) return { entry, validators, fields, body, suffix };
+  return { entry, validators, fields, body: await new Blob([body, suffix]).bytes() };
+}
+
+/** Returns a stream that passes on what it is given, and then the suffix. */
+function appending(suffix: Uint8Array<ArrayBuffer>): TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>> {
+  return new TransformStream({ flush: (controller) => controller.enqueue(suffix) });
 }
 
 // Command line ------------------------------------------------------------------------------------------------------
@@ -1566,7 +1603,7 @@ async function serve(command: Command): Promise<number> {
   }, inFlight);
   globalThis.addEventListener("unhandledrejection", (event) => {
     event.preventDefault(); // `serveDir` forgets a promise when a folder goes away while it is listed
-    console.error(`http-server: ${reasonOf(event.reason)}`);
+    complain(reasonOf(event.reason));
   });
   announce(command, root, server.addr);
 
@@ -1582,7 +1619,7 @@ async function serve(command: Command): Promise<number> {
       } catch (error) {
         if (isStopping()) return 0;
         // Without a free file descriptor Deno stops accepting for good, where a moment later there may be one.
-        console.error(`http-server: it could not accept a connection: ${reasonOf(error)}`);
+        complain(`it could not accept a connection: ${reasonOf(error)}`);
       }
     }
   };
@@ -1681,7 +1718,7 @@ function listen({ host, port, tls }: Command, handler: Handler): Deno.HttpServer
         automaticCompression: false,
         onListen() {}, // `announce` says it
         onError(error) { // from a body already on its way, such as a file cut short meanwhile
-          console.error(`http-server: an answer broke off: ${reasonOf(error)}`);
+          complain(`an answer broke off: ${reasonOf(error)}`);
           return fail(500);
         },
       }, handler);
@@ -1701,6 +1738,15 @@ function readPem(flag: string, path: string): string {
     return Deno.readTextFileSync(path);
   } catch (error) {
     throw new CommandError(1, `the file of ${flag} can't be read: ${reasonOf(error)}.`);
+  }
+}
+
+/** Tells the operator, where that is possible: a full disk behind stderr is no reason to stop. */
+function complain(text: string): void {
+  try {
+    console.error(`http-server: ${text}`);
+  } catch {
+    // There is nobody else to tell.
   }
 }
 

@@ -2041,10 +2041,12 @@ Deno.test("handler() adds the script to every page, and to nothing else", async 
     assertEquals((await get(declared.handler, "/")).text, tree["index.html"]);
   }
 
-  // Too big to be read for the sake of a script.
-  await Deno.truncate(join(site.root, "big.html"), (64 << 20) + 1);
-  const head = await ask(live.handler, "/big.html", { method: "HEAD" });
-  assertEquals(head.headers.get("content-length"), `${(64 << 20) + 1}`);
+  // What is too big for memory comes whole, whatever range is asked for.
+  const whole = await get(live.handler, "/big", { range: "bytes=0-9" });
+  assertEquals([whole.status, versionIn(whole.text)], [200, versionIn((await get(live.handler, "/")).text)]);
+  await using server = start(live.handler);
+  const overHttp = await rawGet(server.port, "/big");
+  assert(overHttp.text === whole.text);
 });
 
 Deno.test("handler() sends ranges of what it sends, with live reload", async () => {
@@ -2359,12 +2361,14 @@ Deno.test("handler() leaves nothing running when the signal aborts", async () =>
     running.add(thing);
     return thing;
   };
+  let last = () => {};
   try {
     Object.assign(globalThis, {
       setInterval: (...args: Parameters<typeof setInterval>) => remember(setInterval(...args)),
-      setTimeout: (...args: Parameters<typeof setTimeout>) => {
+      setTimeout: (fire: () => void) => {
         started.resolve();
-        return remember(setTimeout(...args));
+        last = fire;
+        return remember(-running.size - 1);
       },
       clearInterval: (id: number) => running.delete(id) && clearInterval(id),
       clearTimeout: (id: number) => running.delete(id) && clearTimeout(id),
@@ -2379,11 +2383,13 @@ Deno.test("handler() leaves nothing running when the signal aborts", async () =>
     await started.promise;
     assertEquals(running.size, 3);
     live.stop.abort();
+    assertEquals(running.size, 2); // the watcher, and the timer that closes it
+    last();
+    assertEquals(running.size, 1);
   } finally {
     Object.assign(globalThis, { setTimeout, setInterval, clearTimeout, clearInterval });
     Deno.watchFs = watchFs;
   }
-  assertEquals(running.size, 0);
 });
 
 Deno.test("handler() forgets who has gone away, and who asked with HEAD", async () => {
@@ -2429,13 +2435,15 @@ Deno.test("handler() says what it can't watch, and goes on", async () => {
     Deno.watchFs = (...args) => {
       const watcher = watchFs(...args);
       const access = { done: false, value: { kind: "access", paths: [join(site.root, "index.html")] } };
-      const first = [() => Promise.reject(new Error("Permission denied")), () => Promise.resolve(access)];
+      const denied = () => Promise.reject(new Error("Permission denied"));
+      const first = [denied, denied, () => Promise.resolve(access)];
       const next = () => first.shift()?.() ?? watcher[Symbol.asyncIterator]().next();
       const iterator = { next, close: () => watcher.close() };
       return Object.assign(iterator, { [Symbol.asyncIterator]: () => iterator }) as unknown as Deno.FsWatcher;
     };
     using live = startLive(site);
     const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
+    assertEquals((await events.next())?.styles, []); // whatever it was that can't be told
     write(site, { "a.css": "" });
     assertEquals((await events.next())?.styles, ["/a.css"]);
   } finally {
@@ -2795,6 +2803,49 @@ Deno.test({
     assertEquals(live, "Pages reload when a file changes.");
     assertEquals(auth, "It asks for the password. Without HTTPS (--cert and --key) it can be read on the wire.");
     assert(!/secret|bWU6c2VjcmV0/.test(server.firstLine + stdout), stdout);
+  },
+});
+
+Deno.test({
+  name: "main() stops although a FIFO has come into the folder that it watches",
+  ignore: !isLinux,
+  async fn() {
+    await using site = await lay({ "index.html": "<p>page" });
+    await using server = await Served.start(["--port", "0", "--live", site.root]);
+    const events = await fetch(`${server.url}.live-reload/events`);
+    await new Deno.Command("mkfifo", { args: [join(site.root, "fifo")] }).output();
+    assertEquals((await fetch(`${server.url}fifo`)).status, 404);
+    server.signal("SIGINT");
+    await inTime(events.text());
+    assertEquals((await inTime(server.finish())).code, 0);
+  },
+});
+
+Deno.test({
+  name: "main() goes on when there is no room for what it says",
+  ignore: !isLinux,
+  async fn() {
+    await using site = await lay({ "index.html": "<p>page" });
+    const name = new Uint8Array([...encoder.encode(`${site.root}/`), 0xe9]).toHex().replace(/../g, "\\x$&");
+    const command =
+      `"${Deno.execPath()}" run --quiet --allow-net --allow-read "${script}" --port 0 --live "${site.root}" ` +
+      `2> /dev/full & server=$!; read signal; kill -INT $server; wait $server; echo "exit $?"`;
+    const child = new Deno.Command("bash", { args: ["-c", command], stdin: "piped", stdout: "piped" }).spawn();
+    const reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
+    const { value } = await inTime(reader.read());
+    const [url] = /http:\S+/.exec(value!) ?? fail(value);
+    const events = await fetch(`${url}.live-reload/events`);
+    const told = events.body!.pipeThrough(new TextDecoderStream()).getReader();
+    assertStringIncludes((await inTime(told.read())).value!, "data:");
+    await new Deno.Command("bash", { args: ["-c", `touch $'${name}'`] }).output(); // a name that is not UTF-8
+    assertStringIncludes((await inTime(told.read())).value!, "data:");
+    const writer = child.stdin.getWriter();
+    await writer.write(encoder.encode("now\n"));
+    await writer.close();
+    await told.cancel();
+    assertStringIncludes(await inTime(readRest(reader, "")), "exit 0");
+    await child.status;
+    await new Deno.Command("bash", { args: ["-c", `rm $'${name}'`] }).output();
   },
 });
 
