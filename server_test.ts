@@ -2190,6 +2190,7 @@ Deno.test("handler() tells which style sheets changed, where nothing else did", 
     [[], () => Deno.removeSync(file("c.txt"))],
     [[], () => write(site, { "a.css.map": "{ }" })],
     [[], () => write(site, { "a.cssx": "" })],
+    [[], () => write(site, Object.fromEntries(Array.from({ length: 51 }, (_, i) => [`${i}.css`, ""])))],
   ];
   for (const [styles, change] of cases) {
     change();
@@ -2349,6 +2350,48 @@ Deno.test("handler() ends its event streams when the signal aborts, and starts n
   for (const events of listeners) assertEquals(await events.next(), undefined);
   assertEquals((await get(live.handler, "/.live-reload/events")).text, ""); // it ends at once
   assertEquals((await get(live.handler, "/")).status, 200);
+});
+
+Deno.test("handler() ends the event stream of whoever does not read it", async () => {
+  await using site = await lay({ "a.css": "" });
+  using live = startLive(site);
+  const events = await listen(live.handler, "old");
+  const { version } = (await events.next())!;
+  const silent = await listen(live.handler, version);
+  for (let i = 0; i < 15; i++) {
+    write(site, { "a.css": `${i}` });
+    await events.next();
+  }
+  const unread = [];
+  for (let change; (change = await silent.next()) !== undefined;) unread.push(change);
+  assert(unread.length >= 10 && unread.length < 15, `${unread.length}`);
+});
+
+Deno.test("handler() tries again to watch the folder that takes the root's place", async () => {
+  await using site = await lay({ "dist/index.html": "<p>page" });
+  const root = join(site.root, "dist");
+  const { watchFs } = Deno;
+  const { error } = console;
+  const told: string[] = [];
+  try {
+    console.error = (line: string) => told.push(line);
+    using live = startLive({ ...site, root });
+    const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
+    let failures = 2;
+    Deno.watchFs = (...args) => {
+      if (failures-- > 0) throw new Error("OS file watch limit reached.");
+      return watchFs(...args);
+    };
+    Deno.removeSync(root, { recursive: true });
+    write(site, { "dist/index.html": "<p>again" });
+    assertEquals((await events.next())?.styles, []);
+    write(site, { "dist/a.css": "" });
+    assertEquals((await events.next())?.styles, ["/a.css"]);
+  } finally {
+    Deno.watchFs = watchFs;
+    console.error = error;
+  }
+  assertEquals(told, [`http-server: ${root} can't be watched: OS file watch limit reached`]);
 });
 
 Deno.test("handler() leaves nothing running when the signal aborts", async () => {
