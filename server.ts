@@ -566,7 +566,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   /** Sends a file from the disk, compressed on its way where its fields say so. */
   async function stream(request: Request, { entry, fields, suffix }: Representation): Promise<Response> {
     const { size } = entry.version;
-    const body = await readRange(request, entry, { start: 0, end: size - 1 }, size);
+    const range = { start: 0, end: size - 1 };
+    // What is followed by something has to end where it should, even of a growing file.
+    const body = suffix ? (await deliver("GET", entry, range)).body! : await readRange(request, entry, range, size);
     const isCompressed = fields.has("content-encoding") && !fields.has("content-length");
     const transform = isCompressed ? new CompressionStream("gzip") : suffix && appending(suffix);
     return new Response(transform ? body.pipeThrough(transform) : body, { headers: fields });
@@ -1319,7 +1321,7 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
     identity = undefined;
     watch.watcher.close();
     await watch.end; // else Deno takes the new folder for the watched one
-    if (found === undefined || signal?.aborted) return false;
+    if (found === undefined || found === identity || signal?.aborted) return false;
     try {
       realRoot = Deno.realPathSync(root);
       watch = watchRoot();

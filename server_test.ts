@@ -2047,6 +2047,9 @@ Deno.test("handler() adds the script to every page, and to nothing else", async 
   await using server = start(live.handler);
   const overHttp = await rawGet(server.port, "/big");
   assert(overHttp.text === whole.text);
+  const growing = await fetch(`http://127.0.0.1:${server.port}/big`);
+  await Deno.truncate(join(site.root, "big.html"), 4 << 20);
+  assert(versionIn(await growing.text()));
 });
 
 Deno.test("handler() sends ranges of what it sends, with live reload", async () => {
