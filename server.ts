@@ -75,7 +75,7 @@ export interface Options {
    * @default {false}
    */
   live: boolean;
-  /** Ends live reload: the watching, and the event streams, for which the shutdown of a server waits. */
+  /** Ends live reload: the event streams at once, for a server's shutdown waits for them, and the watching soon after. */
   signal?: AbortSignal;
   /** What every client has to know, as `user:password` (RFC 7617, 2); undefined where anyone may ask. @default {undefined} */
   auth?: string;
