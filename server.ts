@@ -1110,6 +1110,9 @@ const LIVE_EVENTS_PATH = "/.live-reload/events";
 /** How long nothing may change before a change is told, in milliseconds: a build writes many files, an editor some. */
 const QUIET_TIME = 100;
 
+/** How long changes may go on before the operator is told that nothing reloads meanwhile, in milliseconds. */
+const LONG_BURST = 10_000;
+
 /** How often it is asked whether the root is still the same folder, in milliseconds: the one that left tells no more. */
 const ROOT_INTERVAL = 1000;
 
@@ -1222,6 +1225,7 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
   let version = crypto.randomUUID();
   const listeners = new Set<ReadableStreamDefaultController<ServerSentEventMessage>>();
   let changes = new Set<string>();
+  let burstStart = 0;
   let complaint = "";
   let quietTimer: ReturnType<typeof setTimeout> | undefined;
   let identity = identify(root);
@@ -1289,6 +1293,8 @@ function startLiveReload(root: string, dotfiles: boolean, signal?: AbortSignal):
   /** Keeps a change in mind until nothing more changes. */
   function note(file: string): void {
     if (!dotfiles && isHidden(pathOf(file))) return;
+    if (changes.size === 0) burstStart = Date.now();
+    if (Date.now() - burstStart > LONG_BURST) complainOnce("files keep changing; pages reload when they come to rest");
     if (changes.size === CHANGES_LIMIT) changes = new Set([root]); // as good as everything
     changes.add(file);
     clearTimeout(quietTimer);
