@@ -10,7 +10,7 @@
  * 2. Method: GET and HEAD; `answerOptions` for OPTIONS; 405 for the rest.
  * 3. Containment: `locate` finds the file or folder, inside the root and nowhere else.
  * 4. Memory: `recall` answers at once what `load` has kept, as long as the disk has it unchanged.
- * 5. Variant: `chooseEncoding` picks the encoding, `encode` finds or makes it.
+ * 5. Variant: `select` says what to send: `chooseEncoding` picks the encoding, `encode` finds or makes it.
  * 6. serveDir: `deliver` lets @std/http's `serveDir` say what a file is, and list folders.
  * 7. Answer: `send` heeds the conditional and range fields, and sends the whole, a part, or neither.
  * 8. Fallback: `fallback` tries the clean URL, the single-page app and the nearest `404.html`.
@@ -192,8 +192,8 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   } = options;
   const root = resolve(options.root ?? DEFAULTS.root);
   let realRoot = Deno.realPathSync(root);
-  const live = options.live ? startLiveReload(root, dotfiles, signal) : undefined;
   const credentials = options.auth === undefined ? undefined : digest(checkCredentials(options.auth));
+  const live = options.live ? startLiveReload(root, dotfiles, signal) : undefined; // after what may throw
   const errorCacheControl = live ? NO_STORE : NO_CACHE;
   const cacheControl = maxAge > 0 && !live ? `max-age=${maxAge}` : errorCacheControl;
 

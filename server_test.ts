@@ -1843,6 +1843,14 @@ Deno.test("createHandler() refuses a password that could not be asked for", asyn
   for (const auth of ["", ":", "me:", "secret", "me:sec\nret"]) {
     assertThrows(() => createHandler({ root: site.root, auth }), TypeError, "USER:PASSWORD");
   }
+  // Nothing is left running where nobody could end it.
+  const { watchFs } = Deno;
+  try {
+    Deno.watchFs = () => fail("it watches");
+    assertThrows(() => createHandler({ root: site.root, auth: "", live: true }), TypeError, "USER:PASSWORD");
+  } finally {
+    Deno.watchFs = watchFs;
+  }
 });
 
 Deno.test("handler() compares the password in constant time", async () => {
