@@ -1,0 +1,166 @@
+/** What the tests of the server and those in a browser both build: a folder, and a server in a process of its own. */
+
+import { dirname, fromFileUrl, join } from "@std/path";
+
+export const here: string = dirname(dirname(fromFileUrl(import.meta.url)));
+export const script: string = join(here, "server.ts");
+
+/** The card's own permissions. */
+export const PERMISSIONS = ["--allow-net", "--allow-read"];
+
+/** A file's text or bytes, `{ link }` for a symbolic link, or null for an empty folder. */
+export type Tree = Record<string, string | Uint8Array | { link: string } | null>;
+
+/** A new folder that anyone may enter; it goes with the test. */
+export class Site implements AsyncDisposable {
+  private constructor(readonly root: string) {}
+
+  static async lay(tree: Tree): Promise<Site> {
+    // The real path, because some systems reach their temporary folder through a link.
+    const site = new Site(await Deno.realPath(await Deno.makeTempDir({ prefix: "http-server-test-" })));
+    if (Deno.build.os !== "windows") await Deno.chmod(site.root, 0o755);
+    site.write(tree);
+    return site;
+  }
+
+  file(name: string): string {
+    return join(this.root, name);
+  }
+
+  /** Writes a tree in one go: nothing else of this process comes in between. */
+  write(tree: Tree): void {
+    for (const [name, content] of Object.entries(tree)) {
+      const file = this.file(name);
+      Deno.mkdirSync(content === null ? file : dirname(file), { recursive: true });
+      if (typeof content === "string") Deno.writeTextFileSync(file, content);
+      else if (content instanceof Uint8Array) Deno.writeFileSync(file, content);
+      else if (content !== null) Deno.symlinkSync(content.link, file);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Deno.remove(this.root, { recursive: true });
+  }
+}
+
+export interface Finished {
+  code: number;
+  /** What it printed after the first line. */
+  stdout: string;
+  stderr: string;
+}
+
+interface StartOptions {
+  permissions?: string[];
+  cwd?: string;
+  /** What `bash` runs, where the server is not to be started just so; `$SERVER` in it is the server's command. */
+  shell?: string;
+  /** Whose rights it has; root can start it as anybody. */
+  uid?: number;
+}
+
+/** A server in a process of its own, known by the first line that it prints. */
+export class Served implements AsyncDisposable {
+  url = "";
+  port = 0;
+  firstLine = "";
+  /** What it has printed until now, after the first line. */
+  log = "";
+  stderr = "";
+  #child: Deno.ChildProcess;
+  #stdout: ReadableStreamDefaultReader<string>;
+  #read: Promise<unknown>;
+  #paused: Promise<void> | undefined;
+
+  private constructor(child: Deno.ChildProcess, onFirstLine: () => void) {
+    this.#child = child;
+    this.#stdout = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
+    this.#read = Promise.all([this.#readStdout(onFirstLine), this.#readStderr()]).finally(onFirstLine);
+  }
+
+  static async start(args: string[], options: StartOptions = {}): Promise<Served> {
+    const { permissions = PERMISSIONS, cwd = Deno.cwd(), shell, uid } = options;
+    const command = ["run", "--quiet", "--no-prompt", ...permissions, script, ...args];
+    const quoted = [Deno.execPath(), ...command].map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");
+    const child = new Deno.Command(shell === undefined ? Deno.execPath() : "bash", {
+      args: shell === undefined ? command : ["-c", shell.replaceAll("$SERVER", quoted)],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+      cwd,
+      ...uid === undefined ? {} : { uid, env: { DENO_DIR: "/nonexistent" } }, // its own cache is none of theirs
+    }).spawn();
+    const started = Promise.withResolvers<void>();
+    const served = new Served(child, started.resolve);
+    await started.promise;
+    if (served.firstLine === "") throw new Error(`it did not start: ${served.stderr}`);
+    [served.url = ""] = /https?:\/\/\S+/.exec(served.firstLine) ?? [];
+    served.port = Number(new URL(served.url).port);
+    return served;
+  }
+
+  async #readStdout(onFirstLine: () => void): Promise<void> {
+    for (let chunk; !(chunk = await this.#stdout.read()).done;) {
+      await this.#paused;
+      this.log += chunk.value;
+      const end = this.log.indexOf("\n") + 1;
+      if (this.firstLine !== "" || end === 0) continue;
+      this.firstLine = this.log.slice(0, end - 1);
+      this.log = this.log.slice(end);
+      onFirstLine();
+    }
+  }
+
+  async #readStderr(): Promise<void> {
+    for await (const text of this.#child.stderr.pipeThrough(new TextDecoderStream())) this.stderr += text;
+  }
+
+  /** Reads nothing of what it prints until the returned function is called. */
+  pauseOutput(): () => void {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#paused = promise;
+    return resolve;
+  }
+
+  /** Reads no more of what it prints, as a log reader that went away. */
+  closeOutput(): Promise<void> {
+    return this.#stdout.cancel();
+  }
+
+  /** Sends a signal, if the server has not ended. */
+  signal(signal: Deno.Signal): void {
+    try {
+      this.#child.kill(signal);
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error;
+    }
+  }
+
+  async finish(): Promise<Finished> {
+    const { code } = await this.#child.status;
+    await this.#read;
+    return { code, stdout: this.log, stderr: this.stderr };
+  }
+
+  /** Stops it as Ctrl-C does, and returns its exit code. */
+  async stop(): Promise<number> {
+    this.signal("SIGINT");
+    return (await this.finish()).code;
+  }
+
+  /** Returns once the server takes no new connections. */
+  async isClosed(): Promise<void> {
+    for (;;) {
+      try {
+        (await Deno.connect({ hostname: "127.0.0.1", port: this.port })).close();
+      } catch {
+        return;
+      }
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.signal("SIGKILL");
+    await this.finish();
+  }
+}
