@@ -3,8 +3,9 @@
  *
  * Every server gets one processor core and the load generator `wrk` another, where `taskset` can pin them. Each row is
  * measured in several runs that alternate between the servers, and the medians are printed as ratios to plain `serveDir`,
- * which is 1: on a noisy machine a ratio means something, a number of seconds does not. Numbers of processes, ports and
- * time are bounded, and all traffic stays on 127.0.0.1. Needs Linux, and `wrk`; other servers are optional.
+ * which is 1 (or to the first server, where that is left out): on a noisy machine a ratio means something, a number of
+ * seconds does not. Numbers of processes, ports and time are bounded, and all traffic stays on 127.0.0.1. Needs Linux, and
+ * `wrk`; other servers are optional. nginx, Caddy and lighttpd compress at every request.
  *
  *     deno task bench [--rounds N] [--seconds N] [--only server,server] [--rows word,word]
  *
@@ -109,20 +110,27 @@ interface Row {
   wrk?: string[];
   /** The figure of a run; requests a second, if not said otherwise. */
   unit?: "MB/s";
+  /** How many files are asked for, each once, of a server that has just started; instead of wrk. */
+  first?: number;
   status: number;
 }
 
 const ROWS: Row[] = [
   { name: "small page", path: "/", status: 200 },
   { name: "small page, as a browser", path: "/", wrk: AS_A_BROWSER, status: 200 },
+  { name: "page two folders down", path: "/sub/folder/", status: 200 },
   { name: "135 KB script", path: "/app.js", status: 200 },
   { name: "135 KB script, as a browser", path: "/app.js", wrk: AS_A_BROWSER, status: 200 },
   { name: "revalidation (304)", path: "/", wrk: ["-H", "If-Modified-Since: @modified"], status: 304 },
   { name: "404", path: "/nothing", status: 404 },
+  { name: "404, of 1,000 names", path: "/nothing", wrk: ["-s", "@missing"], status: 404 },
+  { name: "404 below a 404.html", path: "/page/nothing", status: 404 },
   { name: "64 KB range of 100 MB", path: "/big.bin", wrk: ["-H", "Range: bytes=50000000-50065535"], status: 206 },
   { name: "bytes=N- of 100 MB", path: "/big.bin", wrk: ["-H", "Range: bytes=99000000-"], status: 206 },
   { name: "100 MB file, MB/s", path: "/big.bin", wrk: ["-c", "4"], unit: "MB/s", status: 200 },
-  { name: "10,000 different files", path: "/files/0.txt", wrk: ["-s", "@script"], status: 200 },
+  { name: "10,000 files, the first time", path: "/files/@.txt", first: 10_000, status: 200 },
+  { name: "10,000 files, again", path: "/files/0.txt", wrk: ["-s", "@files"], status: 200 },
+  { name: "100 scripts, the first time", path: "/scripts/@.js", wrk: AS_A_BROWSER, first: 100, status: 200 },
 ];
 
 async function layFolder(folder: string): Promise<void> {
@@ -134,14 +142,21 @@ async function layFolder(folder: string): Promise<void> {
     script += ["const", "return", "function", "document", "element"][seed % 5] + ` ${(seed >> 8).toString(36)};\n`;
   }
   await Deno.writeTextFile(join(folder, "app.js"), script.slice(0, 135_000));
+  for (const name of ["sub/folder", "page", "files", "scripts"]) {
+    await Deno.mkdir(join(folder, name), { recursive: true });
+  }
+  await Deno.writeTextFile(join(folder, "sub/folder/index.html"), "<!DOCTYPE html>".padEnd(188, "x"));
+  await Deno.writeTextFile(join(folder, "page/404.html"), "<!DOCTYPE html>".padEnd(700, "x"));
+  for (let index = 0; index < 100; index++) {
+    await Deno.writeTextFile(join(folder, `scripts/${index}.js`), `${index};\n${script.slice(0, 135_000)}`);
+  }
   const big = await Deno.open(join(folder, "big.bin"), { write: true, create: true });
   const chunk = new Uint8Array(1_000_000).map((_, index) => index * 31 ^ index >> 7);
   const writer = big.writable.getWriter();
   for (let size = 0; size < BIG_SIZE; size += chunk.length) await writer.write(chunk);
   await writer.close();
-  await Deno.mkdir(join(folder, "files"));
   for (let index = 0; index < 10_000; index++) {
-    await Deno.writeTextFile(join(folder, `files/${index}.txt`), `file ${index} `.repeat(100));
+    await Deno.writeTextFile(join(folder, `files/${index}.txt`), `file ${index} `.repeat(80 + index % 240));
   }
 }
 
@@ -218,13 +233,31 @@ async function load(row: Row, port: number, seconds: number, values: Record<stri
   return Number(amount) * { KB: 1e-3, MB: 1, GB: 1e3 }[unit as "KB"];
 }
 
+/** Asks a server that has just started for each file once, eight at a time, and returns how many a second. */
+async function loadFirst({ path, wrk, first = 0 }: Row, server: Server, folder: string, temp: string): Promise<number> {
+  const port = freePort();
+  const { child } = await start(await server.command(port, folder, temp), port);
+  const [, name, value] = /^([\w-]+): (.*)$/.exec(wrk?.[1] ?? "") ?? [];
+  const headers: HeadersInit = name === undefined ? {} : { [name]: value! };
+  let next = 0;
+  const before = performance.now();
+  await Promise.all(Array.from({ length: 8 }, async () => {
+    while (next < first) {
+      await (await fetch(`http://127.0.0.1:${port}${path.replace("@", `${next++}`)}`, { headers })).bytes();
+    }
+  }));
+  const seconds = (performance.now() - before) / 1000;
+  await stop(child);
+  return first / seconds;
+}
+
 async function statusOf(row: Row, port: number, values: Record<string, string>): Promise<number> {
   const headers = new Headers();
   for (const option of row.wrk ?? []) {
     const [, name, value] = /^([\w-]+): (.*)$/.exec(option) ?? [];
     if (name) headers.set(name, value!.replace("@modified", values.modified!));
   }
-  const response = await fetch(`http://127.0.0.1:${port}${row.path}`, { headers });
+  const response = await fetch(`http://127.0.0.1:${port}${row.path.replace("@", "0")}`, { headers });
   await response.body?.cancel();
   return response.status;
 }
@@ -252,6 +285,7 @@ async function main(): Promise<void> {
     list === undefined || list.split(",").some((word) => name.includes(word));
   if (!await has("wrk")) throw new Error("it needs wrk, from your system's packages.");
   pinned = navigator.hardwareConcurrency > 1 && await has("taskset");
+  if (pinned) await new Deno.Command("taskset", { args: ["-a", "-c", "-p", "1", `${Deno.pid}`] }).output();
   if (!pinned) console.log("Not pinned: there is no taskset, or one core alone. The ratios say less.\n");
 
   const temp = await Deno.makeTempDir();
@@ -259,29 +293,33 @@ async function main(): Promise<void> {
   const folder = join(temp, "folder");
   await Deno.mkdir(folder);
   await layFolder(folder);
-  const script = join(temp, "files.lua");
-  await Deno.writeTextFile(
-    script,
-    `local n = 0\nrequest = function() n = (n + 7) % 10000; return wrk.format("GET", "/files/" .. n .. ".txt") end\n`,
-  );
+  const writeScript = async (name: string, path: string, count: number) => {
+    const file = join(temp, name);
+    const next = `n = (n + 7) % ${count}; return wrk.format("GET", "${path}" .. n .. ".txt")`;
+    await Deno.writeTextFile(file, `local n = 0\nrequest = function() ${next} end\n`);
+    return file;
+  };
+  const files = await writeScript("files.lua", "/files/", 10_000);
+  const missing = await writeScript("missing.lua", "/missing", 1000);
   const modified = (await Deno.stat(join(folder, "index.html"))).mtime!.toUTCString();
-  const values = { script, modified };
+  const values = { files, missing, modified };
 
   const running: { name: string; port: number; child: Deno.ChildProcess }[] = [];
-  const missing: string[] = [];
+  const notFound: string[] = [];
   try {
     for (const server of SERVERS.filter(({ name }) => isWanted(name, flags.only))) {
       const port = freePort();
       const command = await server.command(port, folder, temp);
-      if (!await has(command[0] === "env" ? command[2]! : command[0]!)) missing.push(server.name);
+      if (!await has(command[0] === "env" ? command[2]! : command[0]!)) notFound.push(server.name);
       else running.push({ name: server.name, port, child: (await start(command, port)).child });
     }
     await new Promise((resolve) => setTimeout(resolve, 2500)); // so that the files are older than http-server's settling time
 
-    print("ratio to plain serveDir", running.map((_, index) => `${index + 1}`));
+    const baseIndex = Math.max(0, running.findIndex(({ name }) => name === "plain serveDir"));
+    print(`ratio to ${running[baseIndex]?.name}`, running.map((_, index) => `${index + 1}`));
     print("---", running.map(() => "---:"));
     const printRatios = (name: string, figures: number[], digits = 2) => {
-      const base = figures[running.findIndex(({ name }) => name === "plain serveDir")] ?? NaN;
+      const base = figures[baseIndex] ?? NaN;
       print(name, figures.map((figure) => Number.isNaN(figure) ? "-" : (figure / base).toFixed(digits)));
     };
     for (const row of ROWS.filter(({ name }) => isWanted(name, flags.rows))) {
@@ -294,8 +332,13 @@ async function main(): Promise<void> {
         ),
       );
       for (let round = 0; round < rounds; round++) {
-        for (const [index, { port }] of running.entries()) {
-          if (isServed[index]) figures[index]!.push(await load(row, port, seconds, values));
+        for (const [index, { name, port }] of running.entries()) {
+          if (!isServed[index]) continue;
+          const server = SERVERS.find((server) => server.name === name)!;
+          const figure = row.first
+            ? await loadFirst(row, server, folder, temp)
+            : await load(row, port, seconds, values);
+          figures[index]!.push(figure);
         }
       }
       printRatios(row.name, figures.map(median));
@@ -315,7 +358,7 @@ async function main(): Promise<void> {
     printRatios("time to the first answer", startUps.map(median));
     console.log(`\n${running.map(({ name }, index) => `${index + 1}: ${name}`).join("; ")}.`);
     console.log("A dash: it does not answer that request with the status that belongs to it.");
-    if (missing.length > 0) console.log(`Not found here: ${missing.join(", ")}.`);
+    if (notFound.length > 0) console.log(`Not found here: ${notFound.join(", ")}.`);
   } finally {
     for (const { child } of running) await stop(child);
     await Deno.remove(temp, { recursive: true });
