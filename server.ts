@@ -216,7 +216,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     }
     if (page === undefined) return fields.fail(404);
     if (page instanceof Representation) return page.asNotFound();
-    return cache.get(page, headers).then((page) => page.asNotFound());
+    return cache.get(page, headers).then((page) => page.asNotFound(), (error) => {
+      if (statusOf(error) === 403) return fields.fail(404); // a page that may not be read is none
+      throw error;
+    });
   }
 }
 
@@ -231,7 +234,7 @@ function send(request: Request, representation: Representation, fields: Fields, 
   if (part === 416) return fields.fail(416, { "content-range": `bytes */${representation.content.size}` });
   // Over HTTP/2, which browsers speak with HTTPS alone, more bytes than announced are an error; Deno.serve cuts them off
   // over HTTP/1, and nobody does for other callers.
-  const isExact = info === undefined || request.url.startsWith("https:");
+  const isExact = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
   return part === undefined ? representation.answer(isExact) : representation.answerRange(part, isExact);
 }
 
@@ -381,7 +384,7 @@ class Folder {
       const time = now();
       const isDated = mtime > 0 && mtime <= time; // what lies in the future says nothing
       const isStable = time - Math.max(ctime, isDated ? mtime : 0) > SETTLING_TIME;
-      const place = { path: trimmed, file, realPath, realRoot, lastResolved: time };
+      const place = { path: trimmed, file, realPath, realRoot, lastResolved: 0 };
       return { ...place, isFile, size, mtime, isDated, version, isStable };
     } catch (error) {
       if (statusOf(error) !== 404) throw error;
@@ -419,9 +422,12 @@ class Folder {
     }
   }
 
-  /** Opens a file; throws {@linkcode ChangedError} where what was opened is not what was found. */
-  #open({ realPath, version }: Entry, start = 0): Deno.FsFile {
-    const file = Deno.openSync(realPath);
+  /**
+   * Opens a file; throws {@linkcode ChangedError} where what was opened is not what was found. Not synchronously: where a
+   * FIFO has taken the file's place, that would wait for its writer.
+   */
+  async #open({ realPath, version }: Entry, start = 0): Promise<Deno.FsFile> {
+    const file = await Deno.open(realPath);
     if (isEmbedded(this.root) || isSameVersion(versionOf(file.statSync()), version)) {
       if (start > 0) file.seekSync(start, Deno.SeekMode.Start);
       return file;
@@ -432,7 +438,7 @@ class Folder {
 
   /** Returns the first bytes of a file, of the version that the entry describes. */
   async read(entry: Entry, length: number): Promise<Bytes> {
-    using file = this.#open(entry);
+    using file = await this.#open(entry);
     const bytes = new Uint8Array(length);
     for (let filled = 0; filled < length;) {
       const rest = bytes.subarray(filled);
@@ -448,10 +454,12 @@ class Folder {
    * the file's end: over HTTP/1 no further than the length that was announced. With `isExact` it ends there anyway.
    */
   async send(entry: Entry, { range, isExact }: SendOptions, init: ResponseInit): Promise<Response> {
-    const { start, end } = range ?? { start: 0, end: entry.size - 1 };
+    const { realPath, realRoot, size } = entry;
+    const { start, end } = range ?? { start: 0, end: size - 1 };
+    const fsRoot = isInside(realRoot, realPath) ? realRoot : dirname(realPath);
     // `serveDir` sends a range through JavaScript, which takes three times as long.
-    const body = range === undefined ? (await this.#serve("GET", entry)).body! : this.#open(entry, start).readable;
-    if (range === undefined && !this.isUnchanged(entry)) { // else `serveDir` has opened the right one
+    const body = range ? (await this.#open(entry, start)).readable : (await this.#serve("GET", fsRoot, realPath)).body!;
+    if (!this.isUnchanged(entry)) { // else the right one has been opened
       await body.cancel();
       throw new ChangedError();
     }
@@ -463,28 +471,28 @@ class Folder {
     const extension = extname(entry.path).toLowerCase();
     let type = SOURCE_CODE.includes(extension) ? null : this.#types.get(extension);
     if (type === undefined) {
-      type = (await this.#serve("HEAD", entry)).headers.get("content-type");
+      type = (await this.#serve("HEAD", this.root, entry.file)).headers.get("content-type"); // by the name that it has here
       this.#types.set(extension, type);
     }
     return type ?? (isText(start.subarray(0, SNIFFED_SIZE)) ? "text/plain; charset=UTF-8" : "application/octet-stream");
   }
 
   /** Returns the page that `serveDir` makes of a folder; throws where the folder may not be read. */
-  async list(entry: Entry): Promise<Bytes> {
-    for await (const _ of Deno.readDir(entry.realPath)) break; // leaving the loop closes the folder
-    return await (await this.#serve("GET", entry)).bytes();
+  async list({ realPath, realRoot }: Entry): Promise<Bytes> {
+    for await (const _ of Deno.readDir(realPath)) break; // leaving the loop closes the folder
+    // `serveDir` refuses dot paths, so one that is permitted becomes its root.
+    const isOwnRoot = !isInside(realRoot, realPath) || toUrlPath(realPath, realRoot).includes("/.");
+    const showDotfiles = this.options.dotfiles;
+    const fsRoot = isOwnRoot ? realPath : realRoot;
+    return await (await this.#serve("GET", fsRoot, realPath + SEPARATOR, showDotfiles)).bytes();
   }
 
   /** Lets `serveDir` answer with a file, or with a folder's listing. */
-  async #serve(method: string, { path, realPath, realRoot, isFile }: Entry): Promise<Response> {
-    // `serveDir` refuses dot paths, so one that is permitted becomes its root.
-    const isOwnRoot = path.includes("/.") || !isInside(realRoot, realPath);
-    const fsRoot = !isOwnRoot ? realRoot : isFile ? dirname(realPath) : realPath;
-    const url = `http://localhost${encodePath(toUrlPath(isFile ? realPath : realPath + SEPARATOR, fsRoot))}`;
-    const showDotfiles = this.options.dotfiles || isFile;
+  async #serve(method: string, fsRoot: string, file: string, showDotfiles = true): Promise<Response> {
+    const request = new Request(`http://localhost${encodePath(toUrlPath(file, fsRoot))}`, { method });
     const options = { fsRoot, showIndex: false, showDirListing: true, showDotfiles, quiet: true };
-    const response = await serveDir(new Request(url, { method }), options);
-    if (response.status === 500) throw new Deno.errors.Busy("serveDir answered 500, and can't say why");
+    const response = await serveDir(request, options);
+    if (response.status === 500) (await Deno.open(file)).close(); // throws what `serveDir` does not tell
     if (!response.ok) throw new ChangedError();
     return response;
   }
@@ -663,13 +671,17 @@ class FileCache {
     if (encoding === "identity") return plain;
     const precompressed = this.#findPrecompressed(entry, encoding);
     if (precompressed !== undefined) {
-      return await this.#share(encoding, [entry, precompressed], () => this.#load(entry, precompressed, encoding));
+      try {
+        return await this.#share(encoding, [entry, precompressed], () => this.#load(entry, precompressed, encoding));
+      } catch (error) {
+        if (statusOf(error) !== 403) throw error; // one that may not be read is none
+      }
     }
     if (compressorsFor(entry.size).includes(encoding)) {
       return await this.#share(encoding, [entry], () => this.#compress(plain, encoding));
     }
     this.#cached.delete(`${encodePath(entry.path)} identity`); // it counts on a precompressed file that has gone
-    throw new ChangedError();
+    return plain;
   }
 
   /** Returns the representation of its sources: the cached one, one that is in progress for another request, or a new one. */
@@ -685,9 +697,9 @@ class FileCache {
     let representation = this.#inProgress.get(work);
     if (representation === undefined) {
       representation = make().then((made) => {
-        // It is cached only if its sources are still unchanged, after they were read.
-        const isUnchanged = sources.every((source) => this.folder.isUnchanged(source));
-        if (isUnchanged) this.#cached.set(key, made, footprintOf(made, encoding));
+        // It is true only if its sources are still unchanged, after they were read.
+        if (!sources.every((source) => this.folder.isUnchanged(source))) throw new ChangedError();
+        this.#cached.set(key, made, footprintOf(made, encoding));
         return made;
       }).finally(() => this.#inProgress.delete(work));
       this.#inProgress.set(work, representation);
@@ -733,7 +745,7 @@ class FileCache {
     }
     const bytes = await plain.bytes;
     // One at a time, after everybody else had a turn: Deno compresses on the thread that answers.
-    await (this.#nextTurn = this.#nextTurn.then(() => new Promise((resolve) => setTimeout(resolve))));
+    await (this.#nextTurn = this.#nextTurn.then(() => delay(0)));
     const compressed = compress(bytes, encoding);
     if (compressed.length >= size!) return plain;
     fields.set("content-length", `${compressed.length}`);
@@ -1009,6 +1021,10 @@ function statusOf(error: unknown): StatusCode {
   return ERROR_STATUS[name] ?? ERROR_STATUS[code] ?? 500;
 }
 
+function delay(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
+
 /** Returns the first line of an error, as the end of a sentence. */
 function errorMessage(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
@@ -1200,24 +1216,24 @@ class LiveReload {
   }
 
   /**
-   * Returns a page with the script's element at its end; all else, and a page too big for the cache, as it is. The root
-   * must have had the version before the page was read.
+   * Returns a page with the script's element at its end, a page too big for the cache without, and all else as it is. The
+   * root must have had the version before the page was read.
    */
   async addScript(request: Request, page: Representation, version: string): Promise<Representation> {
     const { content, fields, status } = page;
-    const isPage = isHtml(fields) && !fields.has("content-encoding") && content.open === undefined;
-    if (!isPage || !isForDocument(request)) return page;
+    if (!isHtml(fields) || fields.has("content-encoding") || !isForDocument(request)) return page;
 
     // A page in the place of another, such as a listing for a missing index.html, is to be told from that.
     const attribute = fields.has("accept-ranges") ? "" : " data-stand-in";
     const element = `<script async src="${LIVE_SCRIPT_PATH}?${version}"${attribute}></script>\n`;
-    const bytes = await new Blob([await page.bytes, element]).bytes();
+    const bytes = content.open ? undefined : await new Blob([await page.bytes, element]).bytes();
     const headers = new Headers(fields);
     for (const name of ["etag", "last-modified"]) headers.delete(name);
     headers.set("cache-control", NO_STORE);
-    headers.set("content-length", `${bytes.length}`);
+    if (bytes !== undefined) headers.set("content-length", `${bytes.length}`);
     this.fields.finish(headers, status);
-    return new Representation({ ...content, size: bytes.length }, headers, bytes, status);
+    const size = content.size && (bytes?.length ?? content.size); // what had no ranges still has none
+    return new Representation({ ...content, size }, headers, bytes, status);
   }
 
   #openEvents(query: string): Response {
@@ -1473,6 +1489,9 @@ function parseHeader(field: string): [name: string, value: string] {
   } catch {
     throw new CommandError(2, `--header takes "Name: value", not ${JSON.stringify(field)}.`);
   }
+  if (/^(?:content-length|transfer-encoding)$/i.test(name)) {
+    throw new CommandError(2, `--header can't set ${name}: it frames the message.`);
+  }
   if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) { // RFC 9110, 5.5; Deno ends itself over what `Headers` lets pass
     throw new CommandError(2, `--header can't send the control characters in ${JSON.stringify(field)}.`);
   }
@@ -1528,7 +1547,7 @@ async function serve(command: Command): Promise<number> {
     for (let isAgain = false;; isAgain = true) {
       try {
         if (isAgain) {
-          await new Promise((resolve) => setTimeout(resolve, RETRY_DELAY));
+          await delay(RETRY_DELAY);
           server = listen({ ...command, port }, handler);
         }
         await server.finished;
@@ -1541,7 +1560,7 @@ async function serve(command: Command): Promise<number> {
     }
   };
   const exitCode = await Promise.race([drained(), expired, forced]);
-  if (exitCode === 0) await Promise.race([log?.flush(), forced]);
+  if (exitCode === 0) await Promise.race([log?.flush(), forced, delay(IDLE_STOP_LIMIT)]); // its reader may not read
   return exitCode;
 }
 
@@ -1679,7 +1698,7 @@ class LogWriter {
   write(line: string): void {
     if (this.#isClosed || this.#waiting.length > LOG_LIMIT) return;
     this.#waiting += `${line}\n`;
-    this.#written ??= new Promise((resolve) => setTimeout(resolve, LOG_DELAY)).then(() => this.#writeWaiting());
+    this.#written ??= delay(LOG_DELAY).then(() => this.#writeWaiting());
   }
 
   async flush(): Promise<void> {

@@ -1015,6 +1015,52 @@ Deno.test("handler() gives every file a type", async () => {
   }
 });
 
+Deno.test("handler() takes a type from the name in the URL, whatever a link leads to, and whoever asks first", async () => {
+  const tree = {
+    "store/abc": "export {};",
+    "real.txt": "text",
+    "lib.mjs": { link: "store/abc" },
+    "page.html": { link: "real.txt" },
+    "other.mjs": "export {};",
+    "other.html": "<p>",
+  };
+  await using site = await Site.lay(tree);
+  const handler = handlerFor({ root: site.root });
+  for (const [path, type] of [["/lib.mjs", "javascript"], ["/page.html", "html"], ["/other.mjs", "javascript"]]) {
+    assertEquals((await get(handler, path!)).headers.get("content-type"), `text/${type}; charset=UTF-8`, path);
+  }
+  assertEquals((await get(handler, "/other.html")).headers.get("content-type"), "text/html; charset=UTF-8");
+});
+
+Deno.test({
+  name: "handler() goes on when a FIFO takes a file's place while it is opened",
+  ignore: !isLinux,
+  async fn() {
+    await using site = await Site.lay({ "a.txt": "a", "b.txt": "b" });
+    assert((await new Deno.Command("mkfifo", { args: [site.file("fifo")] }).output()).success);
+    const handler = createHandler({ root: site.root });
+    const { open } = Deno;
+    let asked = Promise.withResolvers<void>();
+    try {
+      Deno.open = (path, options) => { // in the moment between the look and the opening
+        Deno.open = open;
+        Deno.renameSync(site.file("a.txt"), site.file("kept"));
+        Deno.renameSync(site.file("fifo"), site.file("a.txt"));
+        asked.resolve();
+        return open(path, options);
+      };
+      const first = get(handler, "/a.txt");
+      await asked.promise;
+      assertEquals((await get(handler, "/b.txt")).text, "b");
+      asked = Promise.withResolvers();
+      await Deno.writeTextFile(site.file("a.txt"), "", { create: false }); // who waits for a writer may go on
+      assertEquals((await first).status, 404);
+    } finally {
+      Deno.open = open;
+    }
+  },
+});
+
 Deno.test("handler() sends any range of a file that is too big for memory", async () => {
   const size = 5 << 20;
   const bytes = new Uint8Array(size).map((_, index) => index * 31 ^ index >> 8);
@@ -1322,29 +1368,54 @@ Deno.test({
   },
 });
 
+/** Holds up the first read of a file, in which nothing else could, from when it is done until it may go on. */
+async function holdFirstRead(fn: (hasRead: Promise<void>, mayGoOn: () => void) => Promise<void>): Promise<void> {
+  const { read } = Deno.FsFile.prototype;
+  const hasRead = Promise.withResolvers<void>();
+  const mayGoOn = Promise.withResolvers<void>();
+  try {
+    Deno.FsFile.prototype.read = async function (buffer) {
+      const count = await read.call(this, buffer);
+      hasRead.resolve();
+      await mayGoOn.promise;
+      return count;
+    };
+    await fn(hasRead.promise, () => {
+      Deno.FsFile.prototype.read = read;
+      mayGoOn.resolve();
+    });
+  } finally {
+    Deno.FsFile.prototype.read = read;
+  }
+}
+
 Deno.test("handler() serves a change that comes while an earlier request is being answered", async (t) => {
   await using site = await Site.lay({});
   const file = site.file("a.txt");
   const time = new Date("2020-01-01");
   const write = (text: string) => {
-    Deno.writeTextFileSync(file, text);
+    Deno.writeTextFileSync(file, text.padEnd(100_000)); // too big to be read at once
     Deno.utimeSync(file, time, time); // so that a coarse clock shows no difference
   };
-  // To whom the file is old, a change shows in it; to whom it is new, it may not.
-  await each(
-    t,
-    [[later, "of another length"], [Date.now, "same"]] as const,
-    ([, text]) => text,
-    async ([now, text]) => {
-      write("once");
-      const handler = createHandler({ root: site.root, now });
-      const first = get(handler, "/a.txt"); // a small file has been read when this returns, and its answer is not yet there
+  // To whom the file is old, a change shows in it, and the first request looks again; to whom it is new, it may not.
+  const rows: [() => number, string, string][] = [[later, "other".padEnd(100_001), "other"], [
+    Date.now,
+    "same",
+    "once",
+  ]];
+  await each(t, rows, ([, text]) => text.trim(), async ([now, text, firstText]) => {
+    write("once");
+    const handler = createHandler({ root: site.root, now });
+    await holdFirstRead(async (hasRead, mayGoOn) => {
+      const first = get(handler, "/a.txt");
+      await hasRead;
       write(text);
+      mayGoOn();
       const second = get(handler, "/a.txt");
-      assertEquals([(await first).text, (await second).text], ["once", text]);
-      assertEquals((await get(handler, "/a.txt")).text, text);
-    },
-  );
+      assertEquals([(await first).text.trim(), (await second).text.trim()], [firstText, text.trim()]);
+    });
+    assertEquals((await get(handler, "/a.txt")).text.trim(), text.trim());
+  });
 });
 
 Deno.test("handler() serves a change on the very next request, whatever it remembers", async (t) => {
@@ -1644,6 +1715,25 @@ Deno.test("handler() sends the precompressed file, unless it is older", async ()
   assertEquals([headers.get("content-encoding"), part], [null, "original"]);
 });
 
+Deno.test({
+  name: "handler() does without a precompressed file that it may not read",
+  ignore: !isRoot,
+  async fn() {
+    const text = "original ".repeat(200);
+    await using site = await Site.lay({ "a.js": text, "a.js.br": "", "a.js.gz": "", "404.html": "none" });
+    for (const name of ["a.js.br", "a.js.gz", "404.html"]) await chmod(site.file(name), 0);
+    const handler = handlerFor({ root: site.root });
+    await withoutRights(async () => {
+      for (const [accept, encoding] of [["br", null], ["gzip", "gzip"], ["br, gzip", null]] as const) {
+        const { status, headers, text: sent } = await getDecoded(handler, "/a.js", accept);
+        assertEquals([status, headers.get("content-encoding"), sent], [200, encoding, text]);
+      }
+      const { status, text: line } = await get(handler, "/nothing"); // nor a page
+      assertEquals([status, line], [404, "404 Not Found\n"]);
+    });
+  },
+});
+
 Deno.test("handler() serves a change of the precompressed file, however fast it comes", async () => {
   await using site = await Site.lay({ "a.js": "original ".repeat(200), "a.js.br": "" });
   const precompressed = site.file("a.js.br");
@@ -1662,14 +1752,19 @@ Deno.test("handler() serves a change of the precompressed file, however fast it 
   const handler = handlerFor({ root: site.root });
   const past = new Date("2020-01-01");
   await Deno.utime(site.file("a.js"), past, past);
-  write("old", past);
+  const noise = () => crypto.getRandomValues(new Uint8Array(50_000)).toBase64(); // whose compressed size is too big to be read at once
+  const [old, changed] = [`old ${noise()}`, `changed ${noise()}, of another length`];
+  write(old + noise(), past);
   await get(handler, "/a.js");
-  const first = getDecoded(handler, "/a.js", "br");
-  await Promise.resolve();
-  write("another length", past);
-  const second = getDecoded(handler, "/a.js", "br");
-  const texts = [(await first).text, (await second).text, (await getDecoded(handler, "/a.js", "br")).text];
-  assertEquals(texts.slice(1), ["another length", "another length"]);
+  await holdFirstRead(async (hasRead, mayGoOn) => {
+    const first = getDecoded(handler, "/a.js", "br");
+    await hasRead;
+    write(changed + noise(), past);
+    mayGoOn();
+    const second = getDecoded(handler, "/a.js", "br");
+    for (const { text } of [await first, await second]) assertStringIncludes(text, changed);
+  });
+  assertStringIncludes((await getDecoded(handler, "/a.js", "br")).text, changed);
 });
 
 Deno.test("handler() compresses on the way what is too big for the cache", async () => {
@@ -1990,6 +2085,19 @@ Deno.test("handler() heeds If-Range: only the file's own date lets the range thr
 });
 
 // Listing ------------------------------------------------------------------------------------------------------------
+
+Deno.test("handler() lists a folder that a link leads to, also a hidden one", async () => {
+  await using site = await Site.lay({
+    ".hidden/a.txt": "a",
+    "link": { link: ".hidden" },
+    "plain": { link: "folder" },
+    "folder/b.txt": "b",
+  });
+  const handler = handlerFor({ root: site.root });
+  assertStringIncludes((await get(handler, "/link/")).text, "a.txt");
+  assertEquals((await get(handler, "/link/a.txt")).text, "a");
+  assertStringIncludes((await get(handler, "/plain/")).text, "b.txt");
+});
 
 Deno.test("handler() serves odd names, and its listing links to each", async () => {
   await using site = await Site.lay(Object.fromEntries(ODD_NAMES.map((name) => [`sub/${name}`, name])));
@@ -2371,8 +2479,15 @@ Deno.test("handler() sends ranges of what it sends, with live reload", async () 
 });
 
 Deno.test("handler() lets no page be stored, and everything else be asked for each time, with live reload", async (t) => {
-  await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "hello", "sub/x": "x", "404.html": "none" });
-  using live = startLive(site, { maxAge: 60, listing: false });
+  await using site = await Site.lay({
+    "index.html": "<p>page",
+    "a.txt": "hello",
+    "sub/x": "x",
+    "404.html": "none",
+    "big.html": "<p>".repeat(1 << 20),
+    "list/x": "x",
+  });
+  using live = startLive(site, { maxAge: 60 });
   const plain = handlerFor({ root: site.root });
   const conditionsOf = async (path: string) => {
     const { headers } = await get(plain, path);
@@ -2386,13 +2501,14 @@ Deno.test("handler() lets no page be stored, and everything else be asked for ea
     ["/", 200, stored, { headers: { "if-none-match": "*" } }],
     ["/", 206, stored, { headers: { range: "bytes=0-1" } }],
     ["/nothing", 404, stored, {}],
+    ["/big.html", 200, stored, { headers: { "if-none-match": "*" } }],
+    ["/list/", 200, stored, { headers: { range: "bytes=0-1" } }],
     ["/a.txt", 200, asked, {}],
     ["/a.txt", 304, asked, { headers: file }],
     ["/a.txt", 304, asked, { headers: file, method: "HEAD" }],
     ["/a.txt", 206, asked, { headers: { range: "bytes=0-1" } }],
     ["/a.txt", 416, ["no-cache", false], { headers: { range: "bytes=9-" } }],
     ["/sub", 301, ["no-cache", false], {}],
-    ["/sub/", 404, stored, {}],
     ["/%zz", 400, ["no-cache", false], {}],
     ["/.live-reload/script.js", 200, ["no-cache", false], {}],
     ["/.live-reload/events", 200, ["no-store", false], { method: "HEAD" }],
@@ -2565,20 +2681,16 @@ Deno.test("handler() takes a page for old that changed while it was read", async
   await using site = await Site.lay({ "index.html": "<p>page".padEnd(100_000) });
   using live = startLive(site, { now: Date.now }); // to whom the page is new, so that it is read each time
   const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
-  const { read } = Deno.FsFile.prototype;
-  try {
-    Deno.FsFile.prototype.read = async function (buffer) { // nothing else could hold up a read until the event has come
-      const count = await read.call(this, buffer);
-      site.write({ "index.html": "<p>changed" });
-      await events.next();
-      return count;
-    };
-    const { text } = await get(live.handler, "/");
+  await holdFirstRead(async (hasRead, mayGoOn) => {
+    const page = get(live.handler, "/");
+    await hasRead;
+    site.write({ "index.html": "<p>changed" });
+    await events.next();
+    mayGoOn();
+    const { text } = await page;
     assertStringIncludes(text, "<p>page");
     assertEquals((await (await listen(live.handler, versionIn(text))).next())?.styles, []);
-  } finally {
-    Deno.FsFile.prototype.read = read;
-  }
+  });
 });
 
 /** Returns once something has looked at a folder that isn't there, and said nothing. */
@@ -2840,6 +2952,8 @@ Deno.test("main() answers a wrong command line with one sentence and exit code 2
     [["--header", ": x"], '--header takes "Name: value", not ": x".'],
     [["--header", "A b: x"], '--header takes "Name: value", not "A b: x".'],
     [["--header", "A: x\r\nB: y"], '--header takes "Name: value", not "A: x\\r\\nB: y".'],
+    [["--header", "Content-Length: 5"], "--header can't set Content-Length: it frames the message."],
+    [["--header", "transfer-encoding: chunked"], "--header can't set transfer-encoding: it frames the message."],
     [["--header", "A: \x01"], '--header can\'t send the control characters in "A: \\u0001".'],
     [["--header", "A: \x7f"], '--header can\'t send the control characters in "A: \x7f".'],
     [["--cert", "cert.pem"], "--cert and --key take a file each, and HTTPS needs both."],
@@ -2896,6 +3010,20 @@ Deno.test("main() passes its options to the handler", async () => {
   const folder = await fetch(`${server.url}sub/`);
   assertEquals(folder.status, 404);
   await folder.body?.cancel();
+});
+
+Deno.test({
+  name: "main() stops although nobody reads its log",
+  ignore: isWindows,
+  async fn() {
+    await using site = await Site.lay({ "a.txt": "a" });
+    await using server = await Served.start(["--port", "0", site.root]);
+    const resume = server.pauseOutput();
+    for (let count = 0; count < 100; count++) await (await fetch(`${server.url}${"n".repeat(8000)}`)).body?.cancel();
+    server.signal("SIGTERM");
+    assertEquals((await inTime(server.status)).code, 0);
+    resume();
+  },
 });
 
 Deno.test({

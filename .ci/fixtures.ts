@@ -136,6 +136,10 @@ export class Served implements AsyncDisposable {
     }
   }
 
+  get status(): Promise<Deno.CommandStatus> {
+    return this.#child.status;
+  }
+
   async finish(): Promise<Finished> {
     const { code } = await this.#child.status;
     await this.#read;
