@@ -126,7 +126,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   return handle;
 
   function handle(request: Request, info?: Info): Response | Promise<Response> {
-    const start = now();
+    const start = log === undefined ? 0 : now();
     const target = splitUrl(request.url);
     const answer = isAuthorized(request)
       ? answerFromCache(request, target, info) ?? answerSafely(request, target, info)
@@ -255,8 +255,8 @@ type Target = { path: string; query: string };
 const URL_PARTS = /^[^:/?#]+:\/\/[^/?#]*([^?#]*)(\?[^#]*)?/;
 
 function splitUrl(url: string): Target {
-  const [, path = "", query = ""] = URL_PARTS.exec(url) ?? [];
-  return { path, query };
+  const parts = URL_PARTS.exec(url);
+  return { path: parts?.[1] ?? "", query: parts?.[2] ?? "" };
 }
 
 /** `uri-host [ ":" port ]` (RFC 9110, 7.2; RFC 3986, 3.2.2). */
@@ -326,7 +326,8 @@ interface Entry {
    * again before the disk's clock ticks ("racily clean", as git says).
    */
   isStable: boolean;
-  /** When the real path was last looked at; for {@linkcode Folder} alone. */
+  /** Whether no folder lies between them, and when the real path was last looked at; for {@linkcode Folder} alone. */
+  isInRoot: boolean;
   lastResolved: number;
 }
 
@@ -384,7 +385,14 @@ class Folder {
       const time = now();
       const isDated = mtime > 0 && mtime <= time; // what lies in the future says nothing
       const isStable = time - Math.max(ctime, isDated ? mtime : 0) > SETTLING_TIME;
-      const place = { path: trimmed, file, realPath, realRoot, lastResolved: 0 };
+      const place = {
+        path: trimmed,
+        file,
+        realPath,
+        realRoot,
+        isInRoot: dirname(realPath) === realRoot,
+        lastResolved: 0,
+      };
       return { ...place, isFile, size, mtime, isDated, version, isStable };
     } catch (error) {
       if (statusOf(error) !== 404) throw error;
@@ -412,8 +420,9 @@ class Folder {
       if (!isSameVersion(versionOf(Deno.statSync(entry.file)), entry.version)) return false;
       // A file can be where it was while a folder above it has become a link to the outside; the root's own files have
       // none above. To look takes twice as long as the rest, so it is done once in a millisecond.
+      if (entry.isInRoot) return true;
       const now = this.options.now();
-      if (now === entry.lastResolved || dirname(entry.realPath) === entry.realRoot) return true;
+      if (now === entry.lastResolved) return true;
       if (Deno.realPathSync(entry.file) !== entry.realPath) return false;
       entry.lastResolved = now;
       return true;
@@ -639,7 +648,7 @@ class Representation {
 
 /** Files as they are now, in the encoding that suits a request. */
 class FileCache {
-  #cached = new LruCache<Representation>(CACHE_LIMIT);
+  #cached = new SecondChanceCache<Representation>(CACHE_LIMIT);
   #inProgress = new Map<string, Promise<Representation>>();
   #accepted = new Map<string, Encoding[]>();
   #nextTurn = Promise.resolve();
@@ -807,29 +816,31 @@ export function acceptedEncodings(field: string): Encoding[] {
   return ENCODINGS.filter((encoding) => weightOf(encoding) > 0).sort((a, b) => weightOf(b) - weightOf(a));
 }
 
-/** Keeps the values that were used last, up to a limit of bytes. */
-export class LruCache<Value> {
+/** Keeps the values that are used, up to a limit of bytes: what was used since its last turn gets another one. */
+export class SecondChanceCache<Value> {
   /** How many bytes are kept. */
   size = 0;
-  #items = new Map<string, { value: Value; size: number }>(); // in the order of their use
+  #items = new Map<string, { value: Value; size: number; isUsed: boolean }>(); // the next to go comes first
 
   constructor(readonly limit: number) {}
 
   get(key: string): Value | undefined {
     const item = this.#items.get(key);
-    if (item === undefined) return undefined;
-    this.#items.delete(key);
-    this.#items.set(key, item);
-    return item.value;
+    if (item !== undefined) item.isUsed = true;
+    return item?.value;
   }
 
   set(key: string, value: Value, size: number): void {
     this.delete(key);
-    this.#items.set(key, { value, size });
+    this.#items.set(key, { value, size, isUsed: false });
     this.size += size;
-    for (const oldest of this.#items.keys()) {
+    for (const [key, { value, size, isUsed }] of this.#items) {
       if (this.size <= this.limit) return;
-      this.delete(oldest);
+      this.delete(key);
+      if (isUsed) {
+        this.#items.set(key, { value, size, isUsed: false });
+        this.size += size;
+      }
     }
   }
 
@@ -881,15 +892,17 @@ function parseDate(value: string | null): number {
  * validators that a 200 would have.
  */
 export function evaluatePreconditions(request: Headers, validators: Headers): 200 | 304 | 412 {
-  const modified = parseDate(validators.get("last-modified"));
+  const modified = validators.get("last-modified");
   const ifMatch = request.get("if-match");
+  const ifUnmodifiedSince = request.get("if-unmodified-since");
   // Compared strongly, which a weak tag never passes (13.1.1).
   if (ifMatch !== null && ifMatch !== "*") return 412;
-  if (ifMatch === null && modified > parseDate(request.get("if-unmodified-since"))) return 412;
+  if (ifMatch === null && ifUnmodifiedSince !== null && parseDate(modified) > parseDate(ifUnmodifiedSince)) return 412;
   const tags = request.get("if-none-match");
   // No tag has white space in it, and to look for commas in that takes `ifNoneMatch` the square of its length.
   if (tags !== null) return ifNoneMatch(tags.replace(/\s+/g, ""), validators.get("etag") ?? undefined) ? 200 : 304;
-  return modified <= parseDate(request.get("if-modified-since")) ? 304 : 200;
+  const since = request.get("if-modified-since");
+  return since !== null && (since === modified || parseDate(modified) <= parseDate(since)) ? 304 : 200;
 }
 
 /** The first and the last byte of a range, counted from 0. */

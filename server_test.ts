@@ -36,11 +36,11 @@ import {
   type Handler,
   helpText,
   isHidden,
-  LruCache,
   main,
   type Options,
   parseRange,
   resolvePath,
+  SecondChanceCache,
   VERSION,
 } from "./server.ts";
 
@@ -534,10 +534,8 @@ Deno.test("handler() answers the root's index.html to a single-page app's paths"
 
 Deno.test("handler() answers 500 and tells the operator alone when something unforeseen happens", async () => {
   await using site = await Site.lay({ "a.txt": "a" });
-  let calls = 0;
   const now = () => {
-    if (calls++ > 0) throw new Error(`unforeseen in ${site.root}`);
-    return 0;
+    throw new Error(`unforeseen in ${site.root}`);
   };
   const handler = createHandler({ root: site.root, now });
   const errors = await errorsOf(async () => {
@@ -1276,8 +1274,8 @@ Deno.test({
 
 // File cache ---------------------------------------------------------------------------------------------------------
 
-Deno.test("LruCache() keeps what was used last, within its limit", () => {
-  const cache = new LruCache<number>(100);
+Deno.test("SecondChanceCache() keeps what was used, within its limit", () => {
+  const cache = new SecondChanceCache<number>(100);
   for (let count = 0; count < 10; count++) cache.set(`${count}`, count, 10);
   assertEquals(cache.size, 100);
   assertEquals(cache.get("0"), 0);
@@ -1289,7 +1287,10 @@ Deno.test("LruCache() keeps what was used last, within its limit", () => {
   cache.delete("nothing");
   assertEquals(cache.size, 80);
   cache.set("huge", 1, 101);
-  assertEquals([cache.size, cache.get("huge")], [0, undefined]);
+  assertEquals([cache.size, cache.get("huge"), cache.get("9"), cache.get("0")], [10, undefined, undefined, 0]);
+  cache.set("huge", 1, 1000);
+  for (let count = 0; count < 3; count++) cache.set("other", 2, 95);
+  assertEquals([cache.size, cache.get("0"), cache.get("other")], [95, undefined, 2]);
 });
 
 Deno.test({
