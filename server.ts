@@ -206,13 +206,13 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   function selectNotFound({ headers }: Request, path: string): Selected | Promise<Selected> {
     let page: Representation | Entry | undefined;
     // From the root down, as far as there are folders: a path of 30,000 segments costs a look, not 30,000.
-    let level = "/";
-    for (let depth = 0; depth < NOT_FOUND_DEPTH; depth++) {
+    for (let level = "/", depth = 0; level !== "" && depth < NOT_FOUND_DEPTH; depth++) {
       const candidate = level + NOT_FOUND_PAGE;
-      const found = cache.lookUp(encodePath(candidate), headers) ?? folder.find(candidate);
+      const known = cache.lookUp(encodePath(candidate), headers);
+      if (known === undefined && level !== "/" && folder.find(level)?.isFile !== false) break;
+      const found = known ?? folder.find(candidate);
       if (found instanceof Representation || found?.isFile) page = found;
       level = path.slice(0, path.indexOf("/", level.length) + 1);
-      if (level === "" || folder.find(level)?.isFile !== false) break;
     }
     if (page === undefined) return fields.fail(404);
     if (page instanceof Representation) return page.asNotFound();
@@ -326,7 +326,7 @@ interface Entry {
    * again before the disk's clock ticks ("racily clean", as git says).
    */
   isStable: boolean;
-  /** Whether no folder lies between them, and when the real path was last looked at; for {@linkcode Folder} alone. */
+  /** Whether it lies directly in the root, and when its real path was last looked at; for {@linkcode Folder} alone. */
   isInRoot: boolean;
   lastResolved: number;
 }
@@ -385,14 +385,8 @@ class Folder {
       const time = now();
       const isDated = mtime > 0 && mtime <= time; // what lies in the future says nothing
       const isStable = time - Math.max(ctime, isDated ? mtime : 0) > SETTLING_TIME;
-      const place = {
-        path: trimmed,
-        file,
-        realPath,
-        realRoot,
-        isInRoot: dirname(realPath) === realRoot,
-        lastResolved: 0,
-      };
+      const isInRoot = dirname(realPath) === realRoot;
+      const place = { path: trimmed, file, realPath, realRoot, isInRoot, lastResolved: 0 };
       return { ...place, isFile, size, mtime, isDated, version, isStable };
     } catch (error) {
       if (statusOf(error) !== 404) throw error;
@@ -571,6 +565,7 @@ const COMPRESSIBLE =
   /^(?:text\/|(?:application|image|model)\/(?:[\w.-]+\+)?(?:json|xml|javascript|x-javascript|ecmascript|wasm|x-sh|toml|yaml|sql|graphql|rtf|manifest|x-ndjson|vnd\.ms-fontobject|bmp|x-ms-bmp|vnd\.microsoft\.icon)|font\/(?:ttf|otf|collection))/;
 
 const COMPRESSED_SIZE = 1024; // bytes from which on a file is compressed: a smaller one fits into one packet as it is
+const TURN_SIZE = 256 << 10; // bytes that are compressed before others have a turn
 const CACHE_LIMIT = 64 << 20; // bytes of all representations
 const OVERHEAD = 3 << 10; // bytes that one takes beside its body: fields, names, times
 const ACCEPTED_LIMIT = 100; // Accept-Encoding fields that are remembered; browsers send a handful
@@ -651,6 +646,7 @@ class FileCache {
   #cached = new SecondChanceCache<Representation>(CACHE_LIMIT);
   #inProgress = new Map<string, Promise<Representation>>();
   #accepted = new Map<string, Encoding[]>();
+  #sizeOfTurn = 0;
   #nextTurn = Promise.resolve();
 
   /** Of the types that shrink, only what `isEncodable` is sent compressed. */
@@ -753,8 +749,12 @@ class FileCache {
       return new Representation({ sources, open: openCompressed, encodings: [] }, fields);
     }
     const bytes = await plain.bytes;
-    // One at a time, after everybody else had a turn: Deno compresses on the thread that answers.
-    await (this.#nextTurn = this.#nextTurn.then(() => delay(0)));
+    // Deno compresses on the thread that answers. So everybody else has a turn after so many bytes.
+    this.#sizeOfTurn += bytes.length;
+    if (this.#sizeOfTurn > TURN_SIZE) {
+      await (this.#nextTurn = this.#nextTurn.then(() => delay(0)));
+      this.#sizeOfTurn = 0;
+    }
     const compressed = compress(bytes, encoding);
     if (compressed.length >= size!) return plain;
     fields.set("content-length", `${compressed.length}`);

@@ -238,7 +238,7 @@ async function loadFirst({ path, wrk, first = 0 }: Row, server: Server, folder: 
   const port = freePort();
   const { child } = await start(await server.command(port, folder, temp), port);
   const [, name, value] = /^([\w-]+): (.*)$/.exec(wrk?.[1] ?? "") ?? [];
-  const headers: HeadersInit = name === undefined ? {} : { [name]: value! };
+  const headers: HeadersInit = name === undefined ? { "accept-encoding": "identity" } : { [name]: value! };
   let next = 0;
   const before = performance.now();
   await Promise.all(Array.from({ length: 8 }, async () => {
