@@ -1220,6 +1220,36 @@ Deno.test({
 });
 
 Deno.test({
+  name: "handler() takes version and bytes from one open file, though another lay there while it was opened",
+  ignore: isWindows,
+  async fn() {
+    await using site = await Site.lay({ "one/a.txt": "one", "one/b.bin": "1".repeat(2 << 20), "two/a.txt": "two" });
+    site.write({ "two/b.bin": "2".repeat(2 << 20) });
+    const handler = handlerFor({ root: site.root });
+    const rename = (from: string, to: string) => Deno.renameSync(site.file(from), site.file(to));
+    const { open } = Deno;
+    for (const [path, range] of [["/one/a.txt", "bytes=0-"], ["/one/b.bin", "bytes=7-9"]] as const) {
+      await get(handler, "/one/b.bin", { range: "bytes=0-0" }); // which is known from now on
+      try {
+        Deno.open = async (path, options) => { // renamed twice in between
+          Deno.open = open;
+          rename("one", "three");
+          rename("two", "one");
+          const file = await open(path, options);
+          rename("one", "two");
+          rename("three", "one");
+          return file;
+        };
+        assertMatch((await get(handler, path, { range })).text, /^(one|111)$/);
+      } finally {
+        Deno.open = open;
+      }
+      assertMatch((await get(handler, path, { range })).text, /^(one|111)$/);
+    }
+  },
+});
+
+Deno.test({
   name: "handler() keeps nothing of a folder that was a link to the outside for a while",
   ignore: isWindows,
   async fn() {
@@ -3417,6 +3447,7 @@ Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
   const { cert, key } = await makeCertificate();
   await using site = await Site.lay({
     "a.txt": "a",
+    "big.bin": "b".repeat(3 << 20),
     "sub/x": "x",
     "cert.pem": cert,
     "key.pem": key,
@@ -3444,6 +3475,8 @@ Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
   assertEquals(await request("/a.txt"), [200, undefined, "a"]);
   assertEquals(await request("/sub?q"), [301, "/sub/?q", ""]);
   assertEquals(await request("/a.txt", { range: "bytes=5-" }), [416, undefined, "416 Range Not Satisfiable\n"]);
+  // More bytes than announced would be an error there, whether or not a Host says HTTP/1.
+  assertEquals(await request("/big.bin", { range: "bytes=5-10", host: "localhost" }), [206, undefined, "bbbbbb"]);
   assertEquals(await request("/%2e%2e/%2e%2e/etc/passwd"), [404, undefined, "404 Not Found\n"]);
   await new Promise<void>((resolve) => session.close(resolve));
 
