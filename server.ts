@@ -462,7 +462,7 @@ class Folder {
     const fsRoot = isInside(realRoot, realPath) ? realRoot : dirname(realPath);
     // `serveDir` sends a range through JavaScript, which takes three times as long.
     const body = range ? (await this.#open(entry, start)).readable : (await this.#serve("GET", fsRoot, realPath)).body!;
-    if (!this.isUnchanged(entry)) { // else the right one has been opened
+    if (!this.isUnchanged(entry)) { // what is unchanged now is what `serveDir` has opened
       await body.cancel();
       throw new ChangedError();
     }
@@ -702,7 +702,7 @@ class FileCache {
     let representation = this.#inProgress.get(work);
     if (representation === undefined) {
       representation = make().then((made) => {
-        // It is true only if its sources are still unchanged, after they were read.
+        // The result counts only if its sources are still unchanged after the read.
         if (!sources.every((source) => this.folder.isUnchanged(source))) throw new ChangedError();
         this.#cached.set(key, made, footprintOf(made, encoding));
         return made;

@@ -3304,26 +3304,33 @@ Deno.test({
   },
 });
 
+const DOWNLOAD_SIZE = 64 << 20; // more than the sockets' buffers take
+
+/** Asks a server for a file that is too big to be sent before it is read. */
+async function beginDownload(site: Site, { port }: Served): Promise<Deno.Conn> {
+  await Deno.truncate(site.file("big.bin"), DOWNLOAD_SIZE);
+  const connection = await Deno.connect({ hostname: "127.0.0.1", port });
+  await connection.write(encoder.encode("GET /big.bin HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+  return connection;
+}
+
 Deno.test({
   name: "main() finishes a download before it stops, and lets nobody new in",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "big.bin": "" });
-    const size = 64 << 20; // more than the sockets' buffers take
-    await Deno.truncate(site.file("big.bin"), size);
     await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root]);
-    using connection = await Deno.connect({ hostname: "127.0.0.1", port: server.port });
-    await connection.write(encoder.encode("GET /big.bin HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    using connection = await beginDownload(site, server);
     const chunk = new Uint8Array(1 << 20);
     let received = await connection.read(chunk) ?? 0;
     const head = decoder.decode(chunk.subarray(0, received)).indexOf("\r\n\r\n") + 4;
     server.signal("SIGTERM");
     await server.isClosed();
     for (let length; (length = await connection.read(chunk)) !== null;) received += length;
-    assertEquals(received - head, size);
+    assertEquals(received - head, DOWNLOAD_SIZE);
     const { code, stdout } = await server.finish();
     assertEquals(code, 0);
-    assertStringIncludes(stdout, ` GET /big.bin 200 ${size} `);
+    assertStringIncludes(stdout, ` GET /big.bin 200 ${DOWNLOAD_SIZE} `);
   },
 });
 
@@ -3332,10 +3339,8 @@ Deno.test({
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "big.bin": "" });
-    await Deno.truncate(site.file("big.bin"), 64 << 20);
     await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root]);
-    using connection = await Deno.connect({ hostname: "127.0.0.1", port: server.port });
-    await connection.write(encoder.encode("GET /big.bin HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    using connection = await beginDownload(site, server);
     await connection.read(new Uint8Array(1));
     server.signal("SIGINT");
     await server.isClosed();
@@ -3356,10 +3361,8 @@ Deno.test({
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "big.bin": "" });
-    await Deno.truncate(site.file("big.bin"), 64 << 20);
     await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root]);
-    using connection = await Deno.connect({ hostname: "127.0.0.1", port: server.port });
-    await connection.write(encoder.encode("GET /big.bin HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    using connection = await beginDownload(site, server);
     await connection.read(new Uint8Array(1));
     server.signal("SIGTERM");
     assertEquals((await inTime(server.finish())).code, 0);

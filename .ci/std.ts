@@ -64,7 +64,6 @@ const PACKAGES: Record<"http" | "path" | "assert", Package> = {
          export function resolve(...paths: string[]): string;
          export function toFileUrl(path: string): URL;`,
       ],
-      "./basename": ["path/basename", `export function basename(path: string | URL, suffix?: string): string;`],
       "./constants": ["path/constants", `export const SEPARATOR: string;`],
       "./dirname": ["path/dirname", `export function dirname(path: string | URL): string;`],
       "./extname": ["path/extname", `export function extname(path: string | URL): string;`],
