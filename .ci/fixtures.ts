@@ -55,8 +55,6 @@ interface StartOptions {
   cwd?: string;
   /** What `bash` runs, where the server is not to be started just so; `$SERVER` in it is the server's command. */
   shell?: string;
-  /** Whose rights it has; root can start it as anybody. */
-  uid?: number;
 }
 
 /** A server in a process of its own, known by the first line that it prints. */
@@ -79,7 +77,7 @@ export class Served implements AsyncDisposable {
   }
 
   static async start(args: string[], options: StartOptions = {}): Promise<Served> {
-    const { permissions = PERMISSIONS, cwd = Deno.cwd(), shell, uid } = options;
+    const { permissions = PERMISSIONS, cwd = Deno.cwd(), shell } = options;
     const command = ["run", "--quiet", "--no-prompt", ...permissions, script, ...args];
     const quoted = [Deno.execPath(), ...command].map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");
     const child = new Deno.Command(shell === undefined ? Deno.execPath() : "bash", {
@@ -88,7 +86,6 @@ export class Served implements AsyncDisposable {
       stdout: "piped",
       stderr: "piped",
       cwd,
-      ...uid === undefined ? {} : { uid, env: { DENO_DIR: "/nonexistent" } }, // its own cache is none of theirs
     }).spawn();
     const started = Promise.withResolvers<void>();
     const served = new Served(child, started.resolve);
