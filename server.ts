@@ -128,9 +128,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   function handle(request: Request, info?: Info): Response | Promise<Response> {
     const start = log === undefined ? 0 : now();
     const target = splitUrl(request.url);
-    const answer = isAuthorized(request)
-      ? answerFromCache(request, target, info) ?? answerSafely(request, target, info)
-      : toMethod(request, fields.fail(401, CHALLENGE));
+    const refusal = refuse(request);
+    const answer = refusal !== undefined
+      ? toMethod(request, refusal)
+      : answerFromCache(request, target, info) ?? answerSafely(request, target, info);
     if (log === undefined) return answer;
     const logAnswer = (response: Response) => {
       log(logLine(request, target, response, { start, end: now(), info }));
@@ -141,7 +142,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   /** Answers a GET where the cache has the file, and the disk still has the same one; mostly at once. */
   function answerFromCache(request: Request, target: Target, info?: Info): Response | Promise<Response> | undefined {
-    if (live !== undefined || request.method !== "GET" || !isHostValid(request, localhostOnly)) return undefined;
+    if (live !== undefined || request.method !== "GET") return undefined;
     const { path } = target;
     const representation = cache.lookUp(path.endsWith("/") ? path + INDEX : path, request.headers);
     const answer = representation && send(request, representation, fields, info);
@@ -149,34 +150,41 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   }
 
   /** Turns every error into an answer. */
-  async function answerSafely(request: Request, target: Target, info?: Info): Promise<Response> {
-    let response: Response | undefined;
-    for (let attempt = 1; response === undefined; attempt++) {
-      try {
-        response = await respond(request, target, info);
-      } catch (error) {
-        if (error instanceof ChangedError && attempt < ATTEMPTS) continue;
-        response = fields.fail(statusOf(error));
-        if (response.status >= 500) logError(`${request.method} ${displayTarget(target)}: ${errorMessage(error)}`);
-      }
+  function answerSafely(request: Request, target: Target, info?: Info, attempt = 1): Response | Promise<Response> {
+    const recover = (error: unknown) => {
+      if (error instanceof ChangedError && attempt < ATTEMPTS) return answerSafely(request, target, info, attempt + 1);
+      const response = fields.fail(statusOf(error));
+      if (response.status >= 500) logError(`${request.method} ${displayTarget(target)}: ${errorMessage(error)}`);
+      return toMethod(request, response);
+    };
+    try {
+      const response = respond(request, target, info);
+      if (!(response instanceof Promise)) return toMethod(request, response);
+      return response.then((response) => toMethod(request, response)).catch(recover);
+    } catch (error) {
+      return recover(error);
     }
-    return toMethod(request, response);
   }
 
-  async function respond(request: Request, target: Target, info?: Info): Promise<Response> {
-    const path = isHostValid(request, localhostOnly) ? resolvePath(target.path) : undefined;
+  function respond(request: Request, target: Target, info?: Info): Response | Promise<Response> {
+    const path = resolvePath(target.path);
     if (path === undefined) return fields.fail(400);
     if (request.method === "OPTIONS") return fields.answerOptions(request);
     if (request.method !== "GET" && request.method !== "HEAD") return fields.fail(405, { allow: ALLOW });
     const version = live?.version; // before the read, so that a later change triggers a reload
-    const selected = live?.respond(path, target.query) ?? await select(request, path, target.query);
+    const selected = live?.respond(path, target.query) ?? select(request, path, target.query);
     if (selected instanceof Response) return selected;
-    return await send(request, await live?.addScript(request, selected, version!) ?? selected, fields, info);
+    return Promise.resolve(selected).then(async (selected) => {
+      if (selected instanceof Response) return selected;
+      return await send(request, await live?.addScript(request, selected, version!) ?? selected, fields, info);
+    });
   }
 
-  /** Browsers send a preflight without the password (Fetch standard, 3.3.5). */
-  function isAuthorized(request: Request): boolean {
-    return password === undefined || password.isIn(request.headers) || fields.isPreflight(request);
+  /** Returns the answer to who asks for another host, or without the password, which a preflight lacks (Fetch standard, 3.3.5). */
+  function refuse(request: Request): Response | undefined {
+    if (!isHostValid(request, localhostOnly)) return fields.fail(400);
+    if (password === undefined || password.isIn(request.headers) || fields.isPreflight(request)) return undefined;
+    return fields.fail(401, CHALLENGE);
   }
 
   /** Returns what lies at a path, in the encoding that suits the request, or the answer where nothing does. */
@@ -210,7 +218,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       const candidate = level + NOT_FOUND_PAGE;
       const known = cache.lookUp(encodePath(candidate), headers);
       if (known === undefined && level !== "/" && folder.find(level)?.isFile !== false) break;
-      const found = known ?? folder.find(candidate);
+      const found = known ?? folder.findFallback(candidate);
       if (found instanceof Representation || found?.isFile) page = found;
       level = path.slice(0, path.indexOf("/", level.length) + 1);
     }
@@ -355,6 +363,7 @@ class Folder {
   #misses = 0;
   #existsSync?: (path: string) => boolean;
   #lastEntered = { folder: "", time: 0 };
+  #lastMissing = { path: "", time: 0 };
 
   /** Throws where the root does not exist. */
   constructor(private readonly options: Pick<Options, "root" | "dotfiles" | "symlinks" | "now">) {
@@ -393,6 +402,15 @@ class Folder {
       if (++this.#misses === MISSES) this.#existsSync = globalThis.process.getBuiltinModule("node:fs").existsSync;
       return undefined;
     }
+  }
+
+  /** Returns the same for what every 404 looks for: that nothing is there counts for the rest of a millisecond. */
+  findFallback(path: string): Entry | undefined {
+    const time = this.options.now();
+    if (path === this.#lastMissing.path && time === this.#lastMissing.time) return undefined;
+    const entry = this.find(path);
+    if (entry === undefined) this.#lastMissing = { path, time };
+    return entry;
   }
 
   /** Whether certainly nothing is there; the error that says so takes five times as long as all the rest of a 404. */
