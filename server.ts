@@ -25,8 +25,10 @@
 // deno-lint-ignore-file no-import-prefix -- see the line above
 import { eTag, ifNoneMatch } from "jsr:@std/http@^1.1/etag";
 import { serveDir } from "jsr:@std/http@^1.1/file-server";
+import { accepts } from "jsr:@std/http@^1.1/negotiation";
 import { type ServerSentEventMessage, ServerSentEventStream } from "jsr:@std/http@^1.1/server-sent-event-stream";
 import { STATUS_TEXT, type StatusCode } from "jsr:@std/http@^1.1/status";
+import { basename } from "jsr:@std/path@^1.1/basename";
 import { SEPARATOR } from "jsr:@std/path@^1.1/constants";
 import { dirname } from "jsr:@std/path@^1.1/dirname";
 import { extname } from "jsr:@std/path@^1.1/extname";
@@ -117,10 +119,11 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   const { listing, spa, localhostOnly, log, now } = settings;
   const folder = new Folder(settings);
   const fields = new Fields(settings.live ? { ...settings, maxAge: 0 } : settings);
+  const isEncoded = settings.headers.some(([name]) => name.toLowerCase() === "content-encoding"); // by the user
   // With live reload HTML stays uncompressed, because the script is added to it.
-  const isEncodable = settings.compress && !fields.isGiven("content-encoding");
-  const mayEncode = (type: string) => isEncodable && !(settings.live && type.startsWith("text/html"));
-  const cache = new FileCache(folder, fields, mayEncode);
+  const isEncodable = (type: string) =>
+    settings.compress && !isEncoded && !(settings.live && type.startsWith("text/html"));
+  const cache = new FileCache(folder, fields, isEncodable);
   const password = settings.auth === undefined ? undefined : new Password(settings.auth);
   const live = settings.live ? new LiveReload(folder, fields, settings) : undefined; // last: it begins to watch
   return handle;
@@ -128,16 +131,13 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   function handle(request: Request, info?: Info): Response | Promise<Response> {
     const start = log === undefined ? 0 : now();
     const target = splitUrl(request.url);
-    const refusal = refuse(request);
-    const answer = refusal !== undefined
-      ? toMethod(request, refusal)
-      : answerFromCache(request, target, info) ?? answerSafely(request, target, info);
-    if (log === undefined) return answer;
-    const logAnswer = (response: Response) => {
-      log(logLine(request, target, response, { start, end: now(), info }));
-      return response;
+    const answer = refuse(request) ?? answerFromCache(request, target, info) ?? answerSafely(request, target, info);
+    if (log === undefined && request.method !== "HEAD") return answer;
+    const finish = (response: Response) => {
+      log?.(logLine(request, target, response, start, now(), info));
+      return request.method === "HEAD" ? withoutBody(response) : response;
     };
-    return answer instanceof Promise ? answer.then(logAnswer) : logAnswer(answer);
+    return answer instanceof Promise ? answer.then(finish) : finish(answer);
   }
 
   /** Answers a GET where the cache has the file, and the disk still has the same one; mostly at once. */
@@ -155,12 +155,11 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       if (error instanceof ChangedError && attempt < ATTEMPTS) return answerSafely(request, target, info, attempt + 1);
       const response = fields.fail(statusOf(error));
       if (response.status >= 500) logError(`${request.method} ${displayTarget(target)}: ${errorMessage(error)}`);
-      return toMethod(request, response);
+      return response;
     };
     try {
       const response = respond(request, target, info);
-      if (!(response instanceof Promise)) return toMethod(request, response);
-      return response.then((response) => toMethod(request, response)).catch(recover);
+      return response instanceof Promise ? response.catch(recover) : response;
     } catch (error) {
       return recover(error);
     }
@@ -198,7 +197,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
     const file = entry.isFile ? entry : folder.find(path + INDEX);
     if (file?.isFile) return cache.get(file, request.headers);
-    return listing ? list(folder, entry, fields) : selectNotFound(request, path);
+    return listing ? list(folder, entry, cache, request, query) : selectNotFound(request, path);
   }
 
   /** Returns what answers where nothing lies at the path: the page of a clean URL, the single-page app, or a 404. */
@@ -246,9 +245,9 @@ function send(request: Request, representation: Representation, fields: Fields, 
   return part === undefined ? representation.answer(isExact) : representation.answerRange(part, isExact);
 }
 
-/** Returns an answer as the method has it: for HEAD without the body (RFC 9110, 9.3.2). */
-function toMethod({ method }: Request, response: Response): Response {
-  if (method !== "HEAD" || response.body === null) return response;
+/** Returns the answer to a HEAD (RFC 9110, 9.3.2). */
+function withoutBody(response: Response): Response {
+  if (response.body === null) return response;
   response.body.cancel();
   // To no body Deno adds a length of 0, to a stream none.
   return new Response(response.headers.has("content-length") ? null : new Blob().stream(), response);
@@ -334,10 +333,12 @@ interface Entry {
    * again before the disk's clock ticks ("racily clean", as git says).
    */
   isStable: boolean;
-  /** Whether it lies directly in the root, and when its real path was last looked at; for {@linkcode Folder} alone. */
-  isInRoot: boolean;
-  lastResolved: number;
+  /** Until when its real path counts without another look; {@linkcode Folder} alone says so. */
+  resolvedUntil: number;
 }
+
+/** A file or folder as a listing has it: its size in bytes, a folder's as 0, and when it was modified, in milliseconds. */
+type Listed = { name: string; isFile: boolean; size: number; mtime: number };
 
 /** What part of a file is sent. `isExact` makes it exactly the announced length, or an error, if the file changes. */
 type SendOptions = { range?: ByteRange; isExact?: boolean };
@@ -394,8 +395,8 @@ class Folder {
       const time = now();
       const isDated = mtime > 0 && mtime <= time; // what lies in the future says nothing
       const isStable = time - Math.max(ctime, isDated ? mtime : 0) > SETTLING_TIME;
-      const isInRoot = dirname(realPath) === realRoot;
-      const place = { path: trimmed, file, realPath, realRoot, isInRoot, lastResolved: 0 };
+      const resolvedUntil = dirname(realPath) === realRoot ? Infinity : 0; // no folder is above it that could change
+      const place = { path: trimmed, file, realPath, realRoot, resolvedUntil };
       return { ...place, isFile, size, mtime, isDated, version, isStable };
     } catch (error) {
       if (statusOf(error) !== 404) throw error;
@@ -430,13 +431,11 @@ class Folder {
   isUnchanged(entry: Entry): boolean {
     try {
       if (!isSameVersion(versionOf(Deno.statSync(entry.file)), entry.version)) return false;
-      // A file can be where it was while a folder above it has become a link to the outside; the root's own files have
-      // none above. To look takes twice as long as the rest, so it is done once in a millisecond.
-      if (entry.isInRoot) return true;
+      // A file can be where it was while a folder above it has become a link to the outside. To look takes twice as long
+      // as the rest, so it is done once in a millisecond.
       const now = this.options.now();
-      if (now === entry.lastResolved) return true;
-      if (Deno.realPathSync(entry.file) !== entry.realPath) return false;
-      entry.lastResolved = now;
+      if (entry.resolvedUntil < now && Deno.realPathSync(entry.file) !== entry.realPath) return false;
+      entry.resolvedUntil = Math.max(entry.resolvedUntil, now);
       return true;
     } catch {
       return false;
@@ -475,11 +474,9 @@ class Folder {
    * the file's end: over HTTP/1 no further than the length that was announced. With `isExact` it ends there anyway.
    */
   async send(entry: Entry, { range, isExact }: SendOptions, init: ResponseInit): Promise<Response> {
-    const { realPath, realRoot, size } = entry;
-    const { start, end } = range ?? { start: 0, end: size - 1 };
-    const fsRoot = isInside(realRoot, realPath) ? realRoot : dirname(realPath);
+    const { start, end } = range ?? { start: 0, end: entry.size - 1 };
     // `serveDir` sends a range through JavaScript, which takes three times as long.
-    const body = range ? (await this.#open(entry, start)).readable : (await this.#serve("GET", fsRoot, realPath)).body!;
+    const body = range ? (await this.#open(entry, start)).readable : (await this.#serve("GET", entry.realPath)).body!;
     if (!this.isUnchanged(entry)) { // what is unchanged now is what `serveDir` has opened
       await body.cancel();
       throw new ChangedError();
@@ -492,27 +489,47 @@ class Folder {
     const extension = extname(entry.path).toLowerCase();
     let type = SOURCE_CODE.includes(extension) ? null : this.#types.get(extension);
     if (type === undefined) {
-      type = (await this.#serve("HEAD", this.root, entry.file)).headers.get("content-type"); // by the name that it has here
+      type = (await this.#serve("HEAD", entry.file)).headers.get("content-type"); // by the name that it has here
       this.#types.set(extension, type);
     }
     return type ?? (isText(start.subarray(0, SNIFFED_SIZE)) ? "text/plain; charset=UTF-8" : "application/octet-stream");
   }
 
-  /** Returns the page that `serveDir` makes of a folder; throws where the folder may not be read. */
-  async list({ realPath, realRoot }: Entry): Promise<Bytes> {
-    for await (const _ of Deno.readDir(realPath)) break; // leaving the loop closes the folder
-    // `serveDir` refuses dot paths, so one that is permitted becomes its root.
-    const isOwnRoot = !isInside(realRoot, realPath) || toUrlPath(realPath, realRoot).includes("/.");
-    const showDotfiles = this.options.dotfiles;
-    const fsRoot = isOwnRoot ? realPath : realRoot;
-    return await (await this.#serve("GET", fsRoot, realPath + SEPARATOR, showDotfiles)).bytes();
+  /** Yields what a folder holds that a click would open, in batches of so many names; throws where it may not be read. */
+  async *list(folder: Entry, batch: number): AsyncGenerator<Listed[]> {
+    let listed: Listed[] = [];
+    let count = 0;
+    for await (const entry of Deno.readDir(folder.realPath)) {
+      const found = this.#look(folder, entry);
+      if (found !== undefined) listed.push(found);
+      if (++count % batch !== 0) continue;
+      yield listed;
+      listed = [];
+    }
+    yield listed;
   }
 
-  /** Lets `serveDir` answer with a file, or with a folder's listing. */
-  async #serve(method: string, fsRoot: string, file: string, showDotfiles = true): Promise<Response> {
+  #look(folder: Entry, { name, isFile, isDirectory, isSymlink }: Deno.DirEntry): Listed | undefined {
+    const path = `${folder.path === "/" ? "" : folder.path}/${name}`;
+    if (name.includes("\\") || !this.options.dotfiles && isHidden(path)) return undefined; // no URL has a backslash
+    try {
+      // What is no link is where it seems to be: there is no need to ask for its real path.
+      const found = isSymlink
+        ? this.find(path)
+        : isFile || isDirectory
+        ? Deno.statSync(`${folder.realPath}/${name}`)
+        : undefined;
+      return found && { name, isFile: found.isFile, size: found.isFile ? found.size : 0, mtime: Number(found.mtime) };
+    } catch {
+      return undefined; // it has gone, or may not be looked at
+    }
+  }
+
+  /** Lets `serveDir` answer with a file. */
+  async #serve(method: string, file: string): Promise<Response> {
+    const fsRoot = dirname(file);
     const request = new Request(`http://localhost${encodePath(toUrlPath(file, fsRoot))}`, { method });
-    const options = { fsRoot, showIndex: false, showDirListing: true, showDotfiles, quiet: true };
-    const response = await serveDir(request, options);
+    const response = await serveDir(request, { fsRoot, showIndex: false, showDotfiles: true, quiet: true });
     if (response.status === 500) (await Deno.open(file)).close(); // throws what `serveDir` does not tell
     if (!response.ok) throw new ChangedError();
     return response;
@@ -571,12 +588,13 @@ function exactly(size: number): TransformStream<Bytes, Bytes> {
 
 // File cache --------------------------------------------------------------------------------------------------------
 
-/** The content codings that files are sent in (RFC 9110, 8.4.1), and the order of preference where a client has none. */
-const ENCODINGS = ["br", "zstd", "gzip", "identity"] as const;
-type Encoding = typeof ENCODINGS[number];
-
-/** What follows the name of the precompressed file, which lies compressed beside the original. */
-const SUFFIXES: Record<Encoding, string> = { br: ".br", zstd: ".zst", gzip: ".gz", identity: "" };
+/**
+ * The content codings that files are sent in (RFC 9110, 8.4.1), in the order of preference where a client has none; and
+ * what follows the name of a precompressed file, which lies beside the original.
+ */
+const SUFFIXES = { br: ".br", zstd: ".zst", gzip: ".gz", identity: "" };
+type Encoding = keyof typeof SUFFIXES;
+const ENCODINGS = Object.keys(SUFFIXES) as Encoding[];
 
 /** The types that shrink; images, films, fonts for the web and archives are compressed already. */
 const COMPRESSIBLE =
@@ -707,6 +725,23 @@ class FileCache {
     return plain;
   }
 
+  /** Returns what no file has, in the encoding that suits the request; the next time it may be another. */
+  async represent(body: string | ReadableStream<Bytes>, fields: Headers, request: Headers): Promise<Representation> {
+    const bytes = typeof body === "string" ? new TextEncoder().encode(body) : undefined;
+    if (bytes !== undefined) fields.set("content-length", `${bytes.length}`);
+    const isEncodable = this.isEncodable(fields.get("content-type")!);
+    if (isEncodable) fields.append("vary", "Accept-Encoding");
+    this.fields.finish(fields, 200);
+    const content: Content = {
+      sources: [],
+      encodings: isEncodable ? compressorsFor(bytes?.length ?? Infinity) : [],
+      open: bytes === undefined ? ((_, init) => Promise.resolve(new Response(body, init))) : undefined,
+    };
+    const plain = new Representation(content, fields, bytes);
+    const encoding = this.#chooseEncoding(plain, request);
+    return encoding === "identity" ? plain : await this.#compress(plain, encoding);
+  }
+
   /** Returns the representation of its sources: the cached one, one that is in progress for another request, or a new one. */
   #share(encoding: Encoding, sources: Entry[], make: () => Promise<Representation>): Promise<Representation> {
     // What may change without a trace is read for each request.
@@ -755,7 +790,7 @@ class FileCache {
 
   /** Makes the representation of a file in an encoding that it does not lie in; the file itself where that is no smaller. */
   async #compress(plain: Representation, encoding: Encoding): Promise<Representation> {
-    const { sources, open, size } = plain.content;
+    const { sources, open } = plain.content;
     const fields = new Headers(plain.fields);
     fields.set("content-encoding", encoding);
     if (open !== undefined) {
@@ -774,7 +809,7 @@ class FileCache {
       this.#sizeOfTurn = 0;
     }
     const compressed = compress(bytes, encoding);
-    if (compressed.length >= size!) return plain;
+    if (compressed.length >= bytes.length) return plain;
     fields.set("content-length", `${compressed.length}`);
     return new Representation({ sources, size: compressed.length, encodings: [] }, fields, compressed);
   }
@@ -941,12 +976,186 @@ export function parseRange(field: string | null, size: number): ByteRange | "uns
 
 // Listing -----------------------------------------------------------------------------------------------------------
 
-/** Returns the page that lists a folder; it may be another the next time, so it has neither validators nor ranges. */
-async function list(folder: Folder, entry: Entry, fields: Fields): Promise<Representation> {
-  const page = await folder.list(entry);
-  const headers = new Headers({ "content-type": "text/html; charset=UTF-8", "content-length": `${page.length}` });
-  fields.finish(headers, 200);
-  return new Representation({ sources: [], encodings: [] }, headers, page);
+/** A listed file or folder; it comes before those of a higher rank, then by its key. */
+type Item = Listed & { rank: number; key: string };
+
+/** What a listing can be ordered by, beside the name (`?sort=`): the largest and the newest come first. */
+const ORDERS = new Map([
+  ["name", () => 0],
+  ["size", ({ size }: Listed) => size],
+  ["time", ({ mtime }: Listed) => mtime],
+]);
+
+const BATCH = 500; // names of a folder that are looked at, ordered or written before others have a turn
+const PICTURE = /\.(?:apng|avif|bmp|gif|ico|jpe?g|jxl|png|svg|webp)$/i;
+
+/** How a listing is written. */
+type Format = { start: string; write: (item: Listed, index: number) => string; end: string };
+
+/** Returns what lists a folder: a page, or JSON for a client that prefers it. */
+async function list(folder: Folder, entry: Entry, cache: FileCache, request: Request, query: string) {
+  const isJson = accepts(request, "text/html", "application/json") === "application/json";
+  const type = `${isJson ? "application/json" : "text/html"}; charset=UTF-8`;
+  const fields = new Headers({ "content-type": type, "vary": "Accept" });
+  const params = new URLSearchParams(query);
+  if (!ORDERS.has(params.get("sort")!)) params.set("sort", "name");
+  const names = [basename(folder.root), ...entry.path.split("/").filter(Boolean)];
+  const formatOf = (items: Listed[]) => isJson ? JSON_FORMAT : pageFormat(items, names, params);
+  const parts = render(folder.list(entry, BATCH), params, formatOf);
+  let text = "";
+  for (let part = await parts.next(); !part.done; part = await parts.next()) {
+    text += part.value;
+    if (part.value !== "") continue;
+    // A big folder is sent in parts, so that the work ends when the client goes away.
+    const stream = ReadableStream.from(parts).pipeThrough(new TextEncoderStream());
+    return await cache.represent(stream, fields, request.headers);
+  }
+  return await cache.represent(text, fields, request.headers);
+}
+
+/** Yields a listing in parts, and an empty one where others have had a turn. */
+async function* render(
+  batches: AsyncIterable<Listed[]>,
+  params: URLSearchParams,
+  formatOf: (items: Listed[]) => Format,
+): AsyncGenerator<string> {
+  const filter = toKey(params.get("q") ?? "");
+  const order = ORDERS.get(params.get("sort")!)!;
+  const toItem = (listed: Listed): Item => {
+    return { ...listed, rank: -order(listed) - (listed.isFile ? 0 : 1e15), key: toKey(listed.name) }; // folders first
+  };
+  const compare = (one: Item, other: Item) => one.rank - other.rank || (one.key < other.key ? -1 : 1);
+  const sorted: Item[][] = [];
+  for await (const batch of batches) {
+    if (sorted.length > 0) yield* takeTurn();
+    sorted.push(batch.map(toItem).filter(({ key }) => key.includes(filter)).sort(compare));
+  }
+  while (sorted.length > 1) sorted.push(yield* merge(sorted.shift()!, sorted.shift()!, compare));
+  const [items = []] = sorted;
+  const { start, write, end } = formatOf(items);
+  yield start;
+  for (let index = 0; index < items.length; index += BATCH) {
+    if (index > 0) yield* takeTurn();
+    yield items.slice(index, index + BATCH).map((item, offset) => write(item, index + offset)).join("");
+  }
+  yield end;
+}
+
+async function* takeTurn(): AsyncGenerator<string, void> {
+  await delay(0);
+  yield "";
+}
+
+/** Merges two sorted lists; to sort all at once would keep others waiting. */
+async function* merge(
+  one: Item[],
+  other: Item[],
+  compare: (a: Item, b: Item) => number,
+): AsyncGenerator<string, Item[]> {
+  const merged: Item[] = [];
+  for (let i = 0, j = 0; i < one.length || j < other.length;) {
+    merged.push(j === other.length || i < one.length && compare(one[i]!, other[j]!) < 0 ? one[i++]! : other[j++]!);
+    if (merged.length % (10 * BATCH) === 0) yield* takeTurn();
+  }
+  return merged;
+}
+
+/** Returns what orders a name: case aside, and numbers by their value. */
+function toKey(name: string): string {
+  return name.normalize("NFD").toLowerCase().replace(/\d+/g, (digits) => digits.padStart(16, "0"));
+}
+
+/** As nginx has it with `autoindex_format json`. */
+const JSON_FORMAT: Format = {
+  start: "[",
+  write({ name, isFile, size, mtime }, index) {
+    const item = { name, type: isFile ? "file" : "directory", mtime: new Date(mtime).toUTCString() };
+    return `${index === 0 ? "" : ","}\n${JSON.stringify(isFile ? { ...item, size } : item)}`;
+  },
+  end: "\n]\n",
+};
+
+const PAGE_STYLE = `:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif }
+body { max-width: 60rem; margin: 1rem auto; padding: 0 1rem; overflow-wrap: anywhere }
+h1 { font-size: 1.25rem }
+a { color: light-dark(#0550ae, #8ab4f8); text-decoration: none }
+a:hover, a:focus-visible { text-decoration: underline }
+form { display: flex; align-items: center; gap: 1rem }
+input { flex: 1; min-width: 0; max-width: 20rem; font: inherit; padding: .25rem .5rem; box-sizing: border-box }
+table { width: 100%; border-collapse: collapse; margin: 1rem 0 }
+td, th { padding: .2rem .5rem; border-bottom: 1px solid light-dark(#d8dee4, #3d444d); text-align: left }
+td ~ td, th ~ th { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
+td ~ td, p, ::placeholder { color: light-dark(#57606a, #a8b1bb) }
+td a { display: block; padding-left: 1.5rem; text-indent: -1.5rem }
+td a::before { content: ""; display: inline-block; width: 1rem; height: .8rem; margin-right: .5rem }
+td a[href$="/"]::before { background: #c69026; clip-path: polygon(0 0, 40% 0, 50% 20%, 100% 20%, 100% 100%, 0 100%) }
+[aria-sort=ascending] a::after { content: "\\a0\\2191" }
+[aria-sort=descending] a::after { content: "\\a0\\2193" }
+ul { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; padding: 0; list-style: none }
+img { display: block; width: 100%; height: 9rem; object-fit: contain; background: light-dark(#f0f2f4, #22272e) }
+@media (pointer: coarse) { a, input { display: inline-block; min-width: 2.75rem; padding-block: .625rem } }
+@media (max-width: 40rem) { td:nth-child(3), th:nth-child(3) { display: none } }`;
+
+/** Returns how a page is written. It works without scripts, under any policy. */
+function pageFormat(items: Listed[], names: string[], params: URLSearchParams): Format {
+  const [sort, filter] = [params.get("sort")!, params.get("q") ?? ""];
+  const isGrid = params.get("view") === "grid";
+  const files = items.filter(({ isFile }) => isFile);
+  const linkTo = (changed: Record<string, string>, text: string) =>
+    `<a href="?${escapeHtml(`${new URLSearchParams({ sort, q: filter, ...changed })}`)}">${text}</a>`;
+  const columnOf = (name: string, text: string, order: string) =>
+    `<th${name === sort ? ` aria-sort="${order}"` : ""}>${linkTo({ sort: name }, text)}`;
+  const columns = [
+    columnOf("name", "Name", "ascending"),
+    columnOf("size", "Size", "descending"),
+    columnOf("time", "Modified", "descending"),
+  ];
+  const crumbs = names.map((name, index) => {
+    const up = "../".repeat(names.length - 1 - index);
+    return up === "" ? `<bdi>${escapeHtml(name)}</bdi>` : `<a href="${up}"><bdi>${escapeHtml(name)}</bdi></a>`;
+  });
+  const hasPictures = files.some(({ name }) => PICTURE.test(name));
+  const view = isGrid ? linkTo({}, "List") : hasPictures ? linkTo({ view: "grid" }, "Pictures") : "";
+  const total = formatSize(files.reduce((sum, { size }) => sum + size, 0));
+  return {
+    start: `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<link rel="icon" href="data:,">
+<title>${escapeHtml(names.at(-1)!)}</title>
+<style>${PAGE_STYLE}</style>
+<h1>${crumbs.join(" / ")}</h1>
+<form><input type="search" name="q" value="${escapeHtml(filter)}" placeholder="Filter" aria-label="Filter by name">
+<input type="hidden" name="sort" value="${sort}">${view}</form>
+${isGrid ? "<ul>" : `<table><tr>${columns.join("")}`}\n`,
+    write: isGrid ? writePicture : writeRow,
+    end: `${isGrid ? "</ul>" : "</table>"}
+<p>${items.length - files.length} folders, ${files.length} files, ${total}</p>\n`,
+  };
+}
+
+function writeRow({ name, isFile, size, mtime }: Listed): string {
+  const local = new Date(mtime - new Date(mtime).getTimezoneOffset() * 60_000).toISOString(); // but for its Z
+  const link = `<tr><td><a href="${encodeURIComponent(name)}${isFile ? "" : "/"}"><bdi>${escapeHtml(name)}</bdi></a>`;
+  const cell = isFile ? `<td title="${size.toLocaleString("en")} bytes">${formatSize(size)}` : "<td>";
+  return `${link}${cell}<td>${local.slice(0, 10)} ${local.slice(11, 16)}\n`;
+}
+
+function writePicture({ name }: Listed): string {
+  const url = encodeURIComponent(name);
+  if (!PICTURE.test(name)) return "";
+  return `<li><a href="${url}"><img loading="lazy" src="${url}" alt=""><bdi>${escapeHtml(name)}</bdi></a>\n`;
+}
+
+function formatSize(bytes: number): string {
+  let unit = 0;
+  for (; bytes >= (unit === 0 ? 1000 : 999.5) && unit < 4; unit++) bytes /= 1000;
+  return `${Number(bytes.toPrecision(3))} ${["B", "kB", "MB", "GB", "TB"][unit]}`;
+}
+
+function escapeHtml(text: string): string {
+  return text.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`);
 }
 
 // Fields ------------------------------------------------------------------------------------------------------------
@@ -976,11 +1185,6 @@ class Fields {
     }
     for (const [name] of headers) fields.delete(name);
     for (const [name, value] of headers) fields.append(name, value);
-  }
-
-  /** Whether the user has said what a field is to be. */
-  isGiven(name: string): boolean {
-    return this.options.headers.some(([given]) => given.toLowerCase() === name);
   }
 
   /** Returns an answer that is no representation of a file. */
@@ -1071,15 +1275,19 @@ function logError(text: string): void {
   }
 }
 
-/** When a request came and when its answer was ready, in milliseconds, and from whom. */
-type Exchange = { start: number; end: number; info?: Info };
-
 /** Returns a line of the log: time, client address, method, target, status, bytes of the body, milliseconds. */
-function logLine(request: Request, target: Target, response: Response, { start, end, info }: Exchange): string {
+function logLine(
+  { method }: Request,
+  target: Target,
+  { status, headers }: Response,
+  start: number,
+  end: number,
+  info?: Info,
+) {
   const address = (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
-  const length = response.headers.get("content-length") ?? "-";
+  const length = headers.get("content-length") ?? "-";
   const time = new Date(end).toISOString();
-  return `${time} ${address} ${request.method} ${displayTarget(target)} ${response.status} ${length} ${end - start}ms`;
+  return `${time} ${address} ${method} ${displayTarget(target)} ${status} ${length} ${end - start}ms`;
 }
 
 /** Returns a target as the log has it: without the authority, which may hold a password. */
@@ -1146,19 +1354,11 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 
   // A browser has no more than six connections to a server. So a page in a frame leaves it to the page around it, and
   // a hidden tab connects when it is shown again.
-  if (script.src && !(started in window) && !isFramed()) {
+  if (script.src && !(started in window) && window.frameElement === null) {
     window[started] = true;
     version = new URL(script.src).search; // of the root, when the page was read
     document.addEventListener("visibilitychange", listen);
     listen();
-  }
-
-  function isFramed() {
-    try {
-      return parent !== window && parent.location.origin === location.origin;
-    } catch {
-      return false;
-    }
   }
 
   function listen() {
@@ -1181,18 +1381,10 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 
   // Reloads a stylesheet that the page links to.
   function swap(path) {
-    const links = [...document.querySelectorAll("link[rel~=stylesheet]")].filter((link) => isAt(link, path));
-    for (const link of links) link.href = link.href.replace(/[?#].*|$/, version);
+    const { href } = new URL(path, location.origin);
+    const links = [...document.querySelectorAll("link[rel~=stylesheet]")].filter((link) => link.href.replace(/[?#].*/, "") === href);
+    for (const link of links) link.href = href + version;
     return links.length > 0;
-  }
-
-  function isAt({ href }, path) {
-    try {
-      const { origin, pathname } = new URL(href);
-      return origin === location.origin && decodeURIComponent(pathname) === path;
-    } catch {
-      return false; // it is no URL
-    }
   }
 
   // A page that is gone, as in the middle of a build, stays on the screen until it is back; it takes ranges, which a
@@ -1337,7 +1529,7 @@ class LiveReload {
     this.#changes = new Set();
     const isStyle = paths.every((path) => STYLESHEET.test(path));
     this.version = crypto.randomUUID();
-    const event = this.#event(isStyle ? paths.filter((path) => !path.endsWith("map")) : []);
+    const event = this.#event(isStyle ? paths.filter((path) => !path.endsWith("map")).map(encodePath) : []);
     for (const listener of this.#listeners) {
       listener.enqueue(event);
       if (listener.desiredSize! < -UNREAD_LIMIT) this.#end(listener);
@@ -1514,7 +1706,8 @@ function parseNumber(flag: string, value: string | undefined, most: number): num
 
 function parseHeader(field: string): [name: string, value: string] {
   // Trimmed before `Headers` looks: behind leading white space it lets line breaks through.
-  const [, name = "", value = ""] = /^([^:]*):\s*(.*?)\s*$/s.exec(field) ?? [];
+  // What is no visible character goes no further (RFC 9110, 5.5): Deno ends itself over some that `Headers` lets pass.
+  const [, name = "", value = ""] = /^([^:]*):\s*([\t\x20-\x7e\x80-\xff]*?)\s*$/.exec(field) ?? [];
   try {
     new Headers([[name, value]]);
   } catch {
@@ -1522,9 +1715,6 @@ function parseHeader(field: string): [name: string, value: string] {
   }
   if (/^(?:content-length|transfer-encoding)$/i.test(name)) {
     throw new CommandError(2, `--header can't set ${name}: it frames the message.`);
-  }
-  if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) { // RFC 9110, 5.5; Deno ends itself over what `Headers` lets pass
-    throw new CommandError(2, `--header can't send the control characters in ${JSON.stringify(field)}.`);
   }
   return [name, value];
 }
@@ -1568,10 +1758,6 @@ async function serve(command: Command): Promise<number> {
     stop.abort();
     server.shutdown();
   }, inFlight);
-  globalThis.addEventListener("unhandledrejection", (event) => {
-    event.preventDefault(); // `serveDir` forgets a promise when a folder goes away while it is listed
-    logError(errorMessage(event.reason));
-  });
   announce(command, root, server.addr);
 
   const drained = async () => {
@@ -1643,7 +1829,6 @@ function checkRoot(root: string): void {
 
 /** Starts to listen on the named port, or on the first free one from the default on. */
 function listen({ host, port, tls }: Command, handler: Handler): Deno.HttpServer<Deno.NetAddr> {
-  const certificate = tls === undefined ? {} : { cert: readPem("--cert", tls.cert), key: readPem("--key", tls.key) };
   const first = port ?? DEFAULT_PORT;
   const last = port ?? DEFAULT_PORT + PORT_TRIES;
   let taken: number | undefined;
@@ -1652,7 +1837,7 @@ function listen({ host, port, tls }: Command, handler: Handler): Deno.HttpServer
       return Deno.serve({
         port,
         hostname: host,
-        ...certificate,
+        ...tls && { cert: Deno.readTextFileSync(tls.cert), key: Deno.readTextFileSync(tls.key) },
         automaticCompression: false,
         onListen() {}, // `announce` says it
         onError(error) { // from a body already on its way, such as that of a file that became shorter
@@ -1670,14 +1855,6 @@ function listen({ host, port, tls }: Command, handler: Handler): Deno.HttpServer
     }
   }
   throw new CommandError(1, `port ${taken} is taken; name another with --port, or --port 0 for any.`);
-}
-
-function readPem(flag: string, path: string): string {
-  try {
-    return Deno.readTextFileSync(path);
-  } catch (error) {
-    throw new CommandError(1, `cannot read the file of ${flag}: ${errorMessage(error)}.`);
-  }
 }
 
 /** Returns a root as a person knows it. */

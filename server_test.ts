@@ -273,6 +273,11 @@ const ODD_NAMES = [
     : ['"quoted".txt', "<script>alert(1)<-script>.txt", "a?b.txt", "a:b.txt", "javascript:alert(1)", " ", "new\nline"],
 ];
 
+/** Returns the names that a listing links to, in its order. */
+function namesIn(listing: string): string[] {
+  return [...listing.matchAll(/<tr><td><a href="([^"]*)">/g)].map(([, href]) => decodeURIComponent(href!));
+}
+
 /** A handler with live reload, which ends with the test. */
 function startLive(site: Site, options: Partial<Options> = {}) {
   const stop = new AbortController();
@@ -348,11 +353,12 @@ Deno.test("handler() answers folders with index.html, listing, or 404", async ()
   for (const folder of ["/bare/", "/odd/", "/leak/"]) {
     const { status, headers, text } = await get(handler, folder);
     assertEquals([status, headers.get("content-type")], [200, "text/html; charset=UTF-8"], folder);
-    assertStringIncludes(text, `Index of`);
-    assertEquals(headers.get("accept-ranges"), null);
+    assertStringIncludes(text, `<title>${folder.slice(1, -1)}</title>`);
+    assertEquals([headers.get("accept-ranges"), headers.get("etag")], [null, null]);
   }
-  assertStringIncludes((await get(handler, "/bare/")).text, `href="./a.txt"`);
-  assertStringIncludes((await get(handler, "/odd/")).text, `href="./index.html/"`);
+  assertEquals(namesIn((await get(handler, "/bare/")).text), ["a.txt"]);
+  assertEquals(namesIn((await get(handler, "/odd/")).text), ["index.html/"]);
+  assertEquals(namesIn((await get(handler, "/leak/")).text), []);
 
   const unlisted = handlerFor({ root: site.root, listing: false });
   assertEquals((await get(unlisted, "/bare/")).status, 404);
@@ -716,16 +722,21 @@ Deno.test("handler() hides dotfiles, and does not tell whether they exist", asyn
       assertEquals([status, text], [404, "not found"], path);
     }
     assertEquals((await get(handler, "/.well-known/acme/token")).text, "token");
-    assertStringIncludes((await get(handler, "/.well-known/acme/")).text, "./token");
-    const listing = (await get(handler, "/.well-known/")).text;
-    assertStringIncludes(listing, "./acme/");
-    assert(!listing.includes(".env"), "the listing of .well-known shows dotfiles");
-    assert(!/\.env|\.git/.test((await get(handler, "/")).text), "the listing shows dotfiles");
+    assertEquals(namesIn((await get(handler, "/.well-known/acme/")).text), ["token"]);
+    assertEquals(namesIn((await get(handler, "/.well-known/")).text), ["acme/"]);
+    assertEquals(namesIn((await get(handler, "/")).text), [".well-known/", "sub/", "404.html"]);
   }
   const open = handlerFor({ root: site.root, dotfiles: true });
   assertEquals((await get(open, "/.env")).text, "SECRET");
   assertEquals((await get(open, "/.git/config")).text, "SECRET");
-  assertStringIncludes((await get(open, "/")).text, "./.git/");
+  assertEquals(namesIn((await get(open, "/")).text), [
+    ".git/",
+    ".well-known/",
+    "sub/",
+    ".env",
+    ".env.html",
+    "404.html",
+  ]);
 });
 
 Deno.test("handler() answers 404 to paths that no disk can have", async () => {
@@ -2118,17 +2129,179 @@ Deno.test("handler() heeds If-Range: only the file's own date lets the range thr
 
 // Listing ------------------------------------------------------------------------------------------------------------
 
-Deno.test("handler() lists a folder that a link leads to, also a hidden one", async () => {
+Deno.test("handler() lists what a click would open, and nothing else", async () => {
+  await using outside = await Site.lay({ "secret.txt": "SECRET" });
   await using site = await Site.lay({
     ".hidden/a.txt": "a",
-    "link": { link: ".hidden" },
-    "plain": { link: "folder" },
+    ".env": "SECRET",
+    "a.txt": "a",
     "folder/b.txt": "b",
+    "hidden": { link: ".hidden" },
+    "link": { link: "folder" },
+    "link.txt": { link: "a.txt" },
+    "out": { link: outside.root },
+    "secret.txt": { link: outside.file("secret.txt") },
+    "dangling": { link: "nothing" },
+    "loop": { link: "loop" },
   });
+  if (!isWindows) {
+    site.write({ "back\\slash.txt": "x" });
+    const commands = 'mkfifo fifo && touch "$(printf "x\\377")"';
+    assert((await new Deno.Command("sh", { args: ["-c", commands], cwd: site.root }).output()).success);
+  }
   const handler = handlerFor({ root: site.root });
-  assertStringIncludes((await get(handler, "/link/")).text, "a.txt");
-  assertEquals((await get(handler, "/link/a.txt")).text, "a");
-  assertStringIncludes((await get(handler, "/plain/")).text, "b.txt");
+  const inside = ["folder/", "hidden/", "link/", "a.txt", "link.txt"];
+  assertEquals(namesIn((await get(handler, "/")).text), inside);
+  for (const name of inside) assertEquals((await get(handler, `/${name}`)).status, 200, name);
+  assertEquals(namesIn((await get(handler, "/hidden/")).text), ["a.txt"]);
+  assertEquals(namesIn((await get(handler, "/link/")).text), ["b.txt"]);
+  const following = handlerFor({ root: site.root, symlinks: true });
+  assertEquals(namesIn((await get(following, "/")).text), [
+    ...["folder/", "hidden/", "link/", "out/", "a.txt", "link.txt", "secret.txt"],
+  ]);
+  assertEquals(namesIn((await get(following, "/out/")).text), ["secret.txt"]);
+});
+
+Deno.test("handler() lists folders first, in natural order or as `?sort=` says, and what `?q=` leaves", async (t) => {
+  const sizes = { "b/x": 1, "A/x": 1, "file10.txt": 20, "file9.txt": 30, "File1.TXT": 10, "éa.txt": 5 };
+  await using site = await Site.lay(
+    Object.fromEntries(Object.entries(sizes).map(([name, size]) => [name, "x".repeat(size)])),
+  );
+  for (const [index, name] of ["A", "file9.txt", "b", "File1.TXT", "éa.txt", "file10.txt"].entries()) {
+    await Deno.utime(site.file(name), index * 1000, index * 1000);
+  }
+  const handler = handlerFor({ root: site.root });
+  const byName = ["A/", "b/", "éa.txt", "File1.TXT", "file9.txt", "file10.txt"];
+  const cases: [string, string[]][] = [
+    ["", byName],
+    ["?sort=name", byName],
+    ["?sort=nonsense&x=y", byName],
+    ["?sort=toString", byName],
+    ["?sort=size", ["A/", "b/", "file9.txt", "file10.txt", "File1.TXT", "éa.txt"]],
+    ["?sort=time", ["b/", "A/", "file10.txt", "éa.txt", "File1.TXT", "file9.txt"]],
+    ["?q=FILE", ["File1.TXT", "file9.txt", "file10.txt"]],
+    ["?q=file1&sort=size", ["File1.TXT"]],
+    ["?q=9", ["file9.txt"]],
+    ["?q=%C3%89", ["éa.txt"]],
+    ["?q=nothing", []],
+    ["?q=%ff&sort=%", []],
+  ];
+  await each(t, cases, ([query]) => query, async ([query, names]) => {
+    const { status, text } = await get(handler, `/${query}`);
+    assertEquals([status, namesIn(text)], [200, names]);
+    const json = JSON.parse((await get(handler, `/${query}`, { accept: "application/json" })).text);
+    assertEquals(json.map(({ name, type }: Record<string, string>) => type === "file" ? name : `${name}/`), names);
+  });
+});
+
+Deno.test("handler() lists with sizes and dates for people, and links that keep what was chosen", async () => {
+  await using site = await Site.lay({ "sub dir/a&b/f.bin": new Uint8Array(12_345), "sub dir/a&b/<b>.PNG": "x" });
+  const time = new Date(2020, 1, 29, 13, 45, 10);
+  await Deno.utime(site.file("sub dir/a&b/f.bin"), time, time);
+  const handler = handlerFor({ root: site.root });
+  const { text, headers } = await get(handler, "/sub%20dir/a&b/?sort=size&q=%22f%3C");
+  assertEquals(headers.get("content-length"), `${encoder.encode(text).length}`);
+  assertStringIncludes(text, 'value="&#34;f&#60;"');
+  assertStringIncludes(text, '<th aria-sort="descending"><a href="?sort=size&#38;q=%22f%3C">Size</a>');
+  assertStringIncludes(text, '<th><a href="?sort=name&#38;q=%22f%3C">Name</a>');
+
+  const all = (await get(handler, "/sub%20dir/a&b/")).text;
+  assertStringIncludes(all, "<title>a&#38;b</title>");
+  const root = `<a href="../../"><bdi>${site.root.split("/").at(-1)}</bdi></a>`;
+  assertStringIncludes(all, `<h1>${root} / <a href="../"><bdi>sub dir</bdi></a> / <bdi>a&#38;b</bdi></h1>`);
+  const row = '<tr><td><a href="f.bin"><bdi>f.bin</bdi></a><td title="12,345 bytes">12.3 kB<td>2020-02-29 13:45\n';
+  assertStringIncludes(all, row);
+  assert(row.length < 120, "a row is long");
+  assertStringIncludes(all, "<p>0 folders, 2 files, 12.3 kB</p>");
+  assert(!/<script|onload|javascript:/.test(all), "there is a script");
+
+  assertStringIncludes(all, '<a href="?sort=name&#38;q=&#38;view=grid">Pictures</a>');
+  const grid = (await get(handler, "/sub%20dir/a&b/?view=grid")).text;
+  const picture = '<img loading="lazy" src="%3Cb%3E.PNG" alt=""><bdi>&#60;b&#62;.PNG</bdi>';
+  assertStringIncludes(grid, `<li><a href="%3Cb%3E.PNG">${picture}</a>`);
+  assert(!grid.includes("f.bin"), "a file that is no picture");
+  assertStringIncludes(grid, '">List</a>');
+  assert(!(await get(handler, "/")).text.includes("Pictures"), "a link to pictures where there are none");
+});
+
+Deno.test("handler() lists as JSON for who prefers that, as nginx does", async (t) => {
+  await using site = await Site.lay({ "sub/x": "x", 'a"\u2028.txt': "hello" });
+  for (const name of ["sub", 'a"\u2028.txt']) await Deno.utime(site.file(name), new Date(MODIFIED), new Date(MODIFIED));
+  const handler = handlerFor({ root: site.root });
+  const cases: [string | undefined, boolean][] = [
+    [undefined, false],
+    ["*/*", false],
+    ["text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8", false],
+    ["application/json", true],
+    ["application/json, text/plain, */*", true],
+    ["text/html;q=0.5, application/json", true],
+    ["application/json;q=0", false],
+    ["nonsense", false],
+    ["", false],
+  ];
+  await each(t, cases, ([accept]) => accept, async ([accept, isJson]) => {
+    const { status, headers, text } = await get(handler, "/", accept === undefined ? {} : { accept });
+    assertEquals([status, headers.get("vary")], [200, "Accept, Accept-Encoding"]);
+    assertEquals(headers.get("content-type"), `${isJson ? "application/json" : "text/html"}; charset=UTF-8`);
+    if (!isJson) return assertEquals(namesIn(text), ["sub/", 'a"\u2028.txt']);
+    assertEquals(JSON.parse(text), [
+      { name: "sub", type: "directory", mtime: MODIFIED },
+      { name: 'a"\u2028.txt', type: "file", mtime: MODIFIED, size: 5 },
+    ]);
+  });
+  await using empty = await Site.lay({});
+  assertEquals((await get(handlerFor({ root: empty.root }), "/", { accept: "application/json" })).text, "[\n]\n");
+});
+
+Deno.test("handler() sends a listing compressed, and a big one in parts", async (t) => {
+  const names = (count: number) => Array.from({ length: count }, (_, index) => `file${index}.txt`);
+  const tree = (count: number) => Object.fromEntries(names(count).map((name) => [name, ""]));
+  await using small = await Site.lay(tree(300));
+  await using big = await Site.lay(tree(1700));
+  const cases = ["zstd", "gzip", "br", ""].flatMap((
+    accept,
+  ) => [{ accept, site: small, count: 300 }, { accept, site: big, count: 1700 }]);
+  await each(t, cases, ({ accept, count }) => `${accept} ${count}`, async ({ accept, site, count }) => {
+    const handler = handlerFor({ root: site.root });
+    const { status, headers, text } = await getDecoded(handler, "/", accept);
+    assertEquals([status, namesIn(text)], [200, names(count)]);
+    const encoding = accept === "br" || accept === "" || count > 1000 && accept !== "gzip" ? null : accept;
+    assertEquals(headers.get("content-encoding"), encoding);
+    assertEquals(headers.has("content-length"), count === 300);
+    const head = await getDecoded(handler, "/", accept, "HEAD");
+    assertEquals([head.status, head.text, [...head.headers]], [200, "", [...headers]]);
+    const json = await handler(new Request("http://localhost/", { headers: { accept: "application/json" } }));
+    assertEquals((await json.json()).length, count);
+    const plain = await getDecoded(handlerFor({ root: site.root, compress: false }), "/", accept);
+    assertEquals([plain.headers.get("content-encoding"), plain.headers.get("vary")], [null, "Accept"]);
+  });
+});
+
+Deno.test("handler() ends the work on a big listing when its client goes away", async () => {
+  await using site = await Site.lay(Object.fromEntries(Array.from({ length: 3000 }, (_, index) => [`${index}`, ""])));
+  await using server = start({ root: site.root });
+  const { statSync } = Deno;
+  let count = 0;
+  try {
+    const left = Promise.withResolvers<void>();
+    const connection = await Deno.connect({ hostname: "127.0.0.1", port: server.port });
+    Deno.statSync = (path) => {
+      if (path.toString().startsWith(`${site.root}/`) && ++count === 1200) {
+        connection.close();
+        left.resolve();
+      }
+      return statSync(path);
+    };
+    await connection.write(encoder.encode("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    await inTime(left.promise);
+    for (let before = -1; before !== count;) { // until a whole answer to another client finds nothing more done
+      before = count;
+      for (let index = 0; index < 20; index++) await rawGet(server.port, "/nothing");
+    }
+    assert(count < 2500, `${count} files were looked at`);
+  } finally {
+    Deno.statSync = statSync;
+  }
 });
 
 Deno.test("handler() serves odd names, and its listing links to each", async () => {
@@ -2140,11 +2313,9 @@ Deno.test("handler() serves odd names, and its listing links to each", async () 
   }
   const listing = (await get(handler, "/sub/")).text;
   assert(!listing.includes("<script>"), "a name became markup");
-  const links = [...listing.matchAll(/<td>\s*<a href="([^"]*)"/g)].map(([, href]) => href!.replaceAll("&#39;", "'"));
   const opened = [];
-  for (const link of links.filter((link) => link !== "..")) {
-    const { pathname } = new URL(link, "http://localhost/sub/");
-    opened.push((await get(handler, pathname)).text);
+  for (const [, link] of listing.matchAll(/<td><a href="([^"]*)"/g)) {
+    opened.push((await get(handler, new URL(link!, "http://localhost/sub/").pathname)).text);
   }
   assertEquals(opened.sort(), [...ODD_NAMES].sort());
 });
@@ -2640,7 +2811,7 @@ Deno.test("handler() tells which stylesheets changed, where nothing else did", a
   const file = (name: string) => join(site.root, name);
   const cases: [string[], () => void][] = [
     [["/a.css"], () => site.write({ "a.css": "A" })],
-    [["/a.css", "/sub é#?/b.css"], () => site.write({ "a.css": "B", "sub é#?/b.css": "B" })],
+    [["/a.css", "/sub%20%C3%A9%23%3F/b.css"], () => site.write({ "a.css": "B", "sub é#?/b.css": "B" })],
     [["/a.css"], () => {
       site.write({ "a.css.tmp": "C" });
       Deno.renameSync(file("a.css.tmp"), file("a.css"));
@@ -2986,8 +3157,8 @@ Deno.test("main() answers a wrong command line with one sentence and exit code 2
     [["--header", "A: x\r\nB: y"], '--header takes "Name: value", not "A: x\\r\\nB: y".'],
     [["--header", "Content-Length: 5"], "--header can't set Content-Length: it frames the message."],
     [["--header", "transfer-encoding: chunked"], "--header can't set transfer-encoding: it frames the message."],
-    [["--header", "A: \x01"], '--header can\'t send the control characters in "A: \\u0001".'],
-    [["--header", "A: \x7f"], '--header can\'t send the control characters in "A: \x7f".'],
+    [["--header", "A: \x01"], '--header takes "Name: value", not "A: \\u0001".'],
+    [["--header", "A: \x7f"], '--header takes "Name: value", not "A: \x7f".'],
     [["--cert", "cert.pem"], "--cert and --key take a file each, and HTTPS needs both."],
     [["--cert=", "--key="], "--cert and --key take a file each, and HTTPS needs both."],
     [["--key", "key.pem"], "--cert and --key take a file each, and HTTPS needs both."],
@@ -3135,7 +3306,7 @@ Deno.test({
     const permissions = ["--allow-net=0.0.0.0:0", `--allow-read=${root}`, `--deny-read=${secret}`];
     await using server = await Served.start(["--port", "0", "--quiet", root], { permissions });
     assertEquals(await (await fetch(`${server.url}a.txt`)).text(), "a");
-    assertStringIncludes(await (await fetch(`${server.url}sub/`)).text(), "./b.txt");
+    assertEquals(namesIn(await (await fetch(`${server.url}sub/`)).text()), ["b.txt"]);
     const forbidden = await fetch(`${server.url}secret.txt`);
     assertEquals([forbidden.status, await forbidden.text()], [403, "403 Forbidden\n"]);
     server.signal("SIGINT");
@@ -3205,7 +3376,7 @@ Deno.test("main() answers what the machine refuses with one sentence and exit co
     [
       ["--cert", cert, "--key", missing],
       PERMISSIONS,
-      /^http-server: cannot read the file of --key: .*missing\.pem'\.\n$/,
+      /^http-server: cannot listen on 0\.0\.0\.0:0 with .*: No such file or directory .*missing\.pem'\.\n$/,
     ],
     [
       ["--cert", cert, "--key", cert],

@@ -35,6 +35,10 @@ const PACKAGES: Record<"http" | "path" | "assert", Package> = {
         `export function eTag(entity: string | Uint8Array<ArrayBuffer>, options?: { weak?: boolean }): Promise<string>;
          export function ifNoneMatch(value: string | null, etag: string | undefined): boolean;`,
       ],
+      "./negotiation": [
+        "http/negotiation",
+        `export function accepts(request: Pick<Request, "headers">, ...types: string[]): string | undefined;`,
+      ],
       "./server-sent-event-stream": [
         "http/server_sent_event_stream",
         `export interface ServerSentEventMessage {
@@ -64,8 +68,13 @@ const PACKAGES: Record<"http" | "path" | "assert", Package> = {
          export function resolve(...paths: string[]): string;
          export function toFileUrl(path: string): URL;`,
       ],
+      "./basename": ["path/basename", `export function basename(path: string | URL, suffix?: string): string;`],
       "./constants": ["path/constants", `export const SEPARATOR: string;`],
       "./dirname": ["path/dirname", `export function dirname(path: string | URL): string;`],
+      "./glob-to-regexp": [
+        "path/glob_to_regexp",
+        `export function globToRegExp(glob: string, options?: { globstar?: boolean; os?: string }): RegExp;`,
+      ],
       "./extname": ["path/extname", `export function extname(path: string | URL): string;`],
       "./join": ["path/join", `export function join(path?: string | URL, ...paths: string[]): string;`],
       "./posix/normalize": ["path/posix/normalize", `export function normalize(path: string | URL): string;`],
