@@ -32,6 +32,7 @@ import { basename } from "jsr:@std/path@^1.1/basename";
 import { SEPARATOR } from "jsr:@std/path@^1.1/constants";
 import { dirname } from "jsr:@std/path@^1.1/dirname";
 import { extname } from "jsr:@std/path@^1.1/extname";
+import { globToRegExp } from "jsr:@std/path@^1.1/posix/glob-to-regexp";
 import { join } from "jsr:@std/path@^1.1/join";
 import { normalize } from "jsr:@std/path@^1.1/posix/normalize";
 import { resolve } from "jsr:@std/path@^1.1/resolve";
@@ -46,13 +47,15 @@ export const VERSION = "1.0.0";
 export interface Options {
   /** The folder to serve. @default {"the `www` folder beside this file, or `./www` where that was loaded from a URL"} */
   root: string;
+  /** The path that the root is served under, such as `/docs/`; all others get a 404. @default {"/"} */
+  base: string;
   /** Whether a folder without an `index.html` is answered with a list of what it holds. @default {true} */
   listing: boolean;
   /** Whether files and folders whose names begin with a dot are served. `/.well-known/` always is. @default {false} */
   dotfiles: boolean;
   /** Whether symbolic links that lead out of the root are followed. Links inside it always are. @default {false} */
   symlinks: boolean;
-  /** Whether a path without an extension that exists nowhere gets the root's `index.html`. @default {false} */
+  /** Whether what exists nowhere and is no file of a page gets the root's `index.html`. @default {false} */
   spa: boolean;
   /** Whether every answer allows every origin to read it (Fetch standard, CORS protocol). @default {false} */
   cors: boolean;
@@ -66,6 +69,10 @@ export interface Options {
   localhostOnly: boolean;
   /** Whether pages reload in the browser when a file under the root changes. @default {false} */
   live: boolean;
+  /** What changes without a reload, as globs of names or paths; `node_modules` and dotfiles do anyway. @default {[]} */
+  ignore: string[];
+  /** Takes a line for each reload, without its line break; undefined for none. @default {undefined} */
+  report?: (line: string) => void;
   /** Ends live reload: the event streams at once, for a server's shutdown waits for them, and the watching soon after. */
   signal?: AbortSignal;
   /** What every client must send, as `user:password` (RFC 7617, 2); undefined where anyone may ask. @default {undefined} */
@@ -79,6 +86,7 @@ export interface Options {
 /** The value of every option that is not given. */
 export const DEFAULTS: Readonly<Options> = {
   root: import.meta.dirname === undefined ? "www" : join(import.meta.dirname, "www"),
+  base: "/",
   listing: true,
   dotfiles: false,
   symlinks: false,
@@ -89,6 +97,7 @@ export const DEFAULTS: Readonly<Options> = {
   compress: true,
   localhostOnly: false,
   live: false,
+  ignore: [],
   now: () => Date.now(),
 };
 
@@ -117,6 +126,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   const settings: Options = { ...DEFAULTS, ...Object.fromEntries(given) };
   const { listing, spa, localhostOnly, log, now } = settings;
+  const base = settings.base = encodePath(normalize(`/${settings.base}/`));
   const folder = new Folder(settings);
   const fields = new Fields(settings.live ? { ...settings, maxAge: 0 } : settings);
   const isEncoded = settings.headers.some(([name]) => name.toLowerCase() === "content-encoding"); // by the user
@@ -130,11 +140,12 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   function handle(request: Request, info?: Info): Response | Promise<Response> {
     const start = log === undefined ? 0 : now();
-    const target = splitUrl(request.url);
-    const answer = refuse(request) ?? answerFromCache(request, target, info) ?? answerSafely(request, target, info);
+    const target = splitUrl(request.url, base);
+    const answer = refuse(request, target) ?? answerFromCache(request, target, info) ??
+      answerSafely(request, target, info);
     if (log === undefined && request.method !== "HEAD") return answer;
     const finish = (response: Response) => {
-      log?.(logLine(request, target, response, start, now(), info));
+      if (!live?.isOwn(target.path)) log?.(logLine(request, target, response, start, now(), info));
       return request.method === "HEAD" ? withoutBody(response) : response;
     };
     return answer instanceof Promise ? answer.then(finish) : finish(answer);
@@ -179,11 +190,14 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     });
   }
 
-  /** Returns the answer to who asks for another host, or without the password, which a preflight lacks (Fetch standard, 3.3.5). */
-  function refuse(request: Request): Response | undefined {
+  /** Returns the answer to what goes to another host or place, or lacks the password, as a preflight may (Fetch standard, 3.3.5). */
+  function refuse(request: Request, { url, path, query }: Target): Response | undefined {
     if (!isHostValid(request, localhostOnly)) return fields.fail(400);
-    if (password === undefined || password.isIn(request.headers) || fields.isPreflight(request)) return undefined;
-    return fields.fail(401, CHALLENGE);
+    if (password !== undefined && !password.isIn(request.headers) && !fields.isPreflight(request)) {
+      return fields.fail(401, CHALLENGE);
+    }
+    if (path !== "" || base === "/") return undefined;
+    return `${url}/` === base ? fields.redirect("/", query) : fields.fail(404);
   }
 
   /** Returns what lies at a path, in the encoding that suits the request, or the answer where nothing does. */
@@ -204,27 +218,28 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   function selectFallback(request: Request, path: string): Selected | Promise<Selected> {
     const page = path.endsWith("/") ? undefined : folder.find(`${path}.html`);
     if (page?.isFile) return cache.get(page, request.headers);
-    const app = spa && extname(path) === "" && !isHidden(path) ? folder.find(`/${INDEX}`) : undefined;
+    const isView = spa && !isHidden(path) && (extname(path) === "" || isNavigation(request));
+    const app = isView ? folder.find(`/${INDEX}`) : undefined;
     if (app?.isFile) return cache.get(app, request.headers);
     return selectNotFound(request, path);
   }
 
   /** Returns the `404.html` nearest to the path on the way up to the root, or one plain line. */
-  function selectNotFound({ headers }: Request, path: string): Selected | Promise<Selected> {
+  function selectNotFound(request: Request, path: string): Selected | Promise<Selected> {
     let page: Representation | Entry | undefined;
     // From the root down, as far as there are folders: a path of 30,000 segments costs a look, not 30,000.
     for (let level = "/", depth = 0; level !== "" && depth < NOT_FOUND_DEPTH; depth++) {
       const candidate = level + NOT_FOUND_PAGE;
-      const known = cache.lookUp(encodePath(candidate), headers);
+      const known = cache.lookUp(encodePath(candidate), request.headers);
       if (known === undefined && level !== "/" && folder.find(level)?.isFile !== false) break;
       const found = known ?? folder.findFallback(candidate);
       if (found instanceof Representation || found?.isFile) page = found;
       level = path.slice(0, path.indexOf("/", level.length) + 1);
     }
-    if (page === undefined) return fields.fail(404);
+    if (page === undefined) return fields.failNotFound(request);
     if (page instanceof Representation) return page.asNotFound();
-    return cache.get(page, headers).then((page) => page.asNotFound(), (error) => {
-      if (statusOf(error) === 403) return fields.fail(404); // a page that may not be read is none
+    return cache.get(page, request.headers).then((page) => page.asNotFound(), (error) => {
+      if (statusOf(error) === 403) return fields.failNotFound(request); // a page that may not be read is none
       throw error;
     });
   }
@@ -255,15 +270,17 @@ function withoutBody(response: Response): Response {
 
 // Target ------------------------------------------------------------------------------------------------------------
 
-/** The path and the query of a request's URL, as the client sent them; the query with its question mark. */
-type Target = { path: string; query: string };
+/** The parts of a request's URL as the client sent them: path, what that is below the base, query with its question mark. */
+type Target = { url: string; path: string; query: string };
 
 /** Scheme, authority, path and query of a request's URL; Deno joins the first three without looking at them. */
 const URL_PARTS = /^[^:/?#]+:\/\/[^/?#]*([^?#]*)(\?[^#]*)?/;
 
-function splitUrl(url: string): Target {
-  const parts = URL_PARTS.exec(url);
-  return { path: parts?.[1] ?? "", query: parts?.[2] ?? "" };
+/** Splits a URL; its path below the base is empty where it is outside. */
+function splitUrl(requestUrl: string, base: string): Target {
+  const [, url = "", query = ""] = URL_PARTS.exec(requestUrl) ?? [];
+  const path = base === "/" ? url : url.startsWith(base) ? url.slice(base.length - 1) : "";
+  return { url, path, query };
 }
 
 /** `uri-host [ ":" port ]` (RFC 9110, 7.2; RFC 3986, 3.2.2). */
@@ -276,6 +293,12 @@ const LOCAL_HOST = /^(?:\[[\da-f:.%]+\]|[\d.]+|(?:[\w-]+\.)*localhost)(?::\d*)?$
 function isHostValid({ headers }: Request, localhostOnly: boolean): boolean {
   const host = headers.get("host");
   return host === null || (localhostOnly ? LOCAL_HOST : HOST).test(host);
+}
+
+/** Whether a person goes to the URL, not a page that needs a file (Fetch Metadata, 2.3); older browsers ask for HTML. */
+function isNavigation({ headers }: Request): boolean {
+  const mode = headers.get("sec-fetch-mode");
+  return mode === null ? /\btext\/html\b/i.test(headers.get("accept") ?? "") : mode === "navigate";
 }
 
 /** A path in which there is nothing to decode or to tidy, as most are. */
@@ -1019,7 +1042,7 @@ async function* render(
   params: URLSearchParams,
   formatOf: (items: Listed[]) => Format,
 ): AsyncGenerator<string> {
-  const filter = toKey(params.get("q") ?? "");
+  const filter = foldCase(params.get("q") ?? "");
   const order = ORDERS.get(params.get("sort")!)!;
   const toItem = (listed: Listed): Item => {
     return { ...listed, rank: -order(listed) - (listed.isFile ? 0 : 1e15), key: toKey(listed.name) }; // folders first
@@ -1028,7 +1051,7 @@ async function* render(
   const sorted: Item[][] = [];
   for await (const batch of batches) {
     if (sorted.length > 0) yield* takeTurn();
-    sorted.push(batch.map(toItem).filter(({ key }) => key.includes(filter)).sort(compare));
+    sorted.push(batch.filter(({ name }) => foldCase(name).includes(filter)).map(toItem).sort(compare));
   }
   while (sorted.length > 1) sorted.push(yield* merge(sorted.shift()!, sorted.shift()!, compare));
   const [items = []] = sorted;
@@ -1060,9 +1083,13 @@ async function* merge(
   return merged;
 }
 
+function foldCase(name: string): string {
+  return name.normalize("NFD").toLowerCase();
+}
+
 /** Returns what orders a name: case aside, and numbers by their value. */
 function toKey(name: string): string {
-  return name.normalize("NFD").toLowerCase().replace(/\d+/g, (digits) => digits.padStart(16, "0"));
+  return foldCase(name).replace(/\d+/g, (digits) => digits.padStart(16, "0"));
 }
 
 /** As nginx has it with `autoindex_format json`. */
@@ -1164,11 +1191,23 @@ const ALLOW = "GET, HEAD, OPTIONS";
 const NO_CACHE = "no-cache"; // "ask before you use it again", not "don't keep it"
 const NO_STORE = "no-store"; // "don't keep it"
 
+const NOT_FOUND_HTML = `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<link rel="icon" href="data:,">
+<title>404 Not Found</title>
+<style>:root { color-scheme: light dark; font: 1.25rem/1.5 system-ui, sans-serif; text-align: center }</style>
+<h1>404 Not Found</h1>
+<p>There is nothing at this address.</p>
+`;
+
 /** The fields that every answer carries, and the answers that are no more than fields and a line. */
 class Fields {
   #failures = new Map<number, Response>();
+  #notFound?: Response;
 
-  constructor(private readonly options: Pick<Options, "cors" | "headers" | "maxAge">) {}
+  constructor(private readonly options: Pick<Options, "base" | "cors" | "headers" | "maxAge">) {}
 
   /** Adds what every answer carries; the user's own fields come last and win. To do it twice changes nothing. */
   finish(fields: Headers, status: number): void {
@@ -1205,9 +1244,22 @@ class Fields {
     return response;
   }
 
+  /** Returns the 404 of a site that has no page for it: a plain line, or a page for a client that prefers HTML. */
+  failNotFound(request: Request): Response {
+    const vary = "Accept";
+    if (accepts(request, "text/plain", "text/html") === "text/html") {
+      return this.answer(NOT_FOUND_HTML, {
+        "content-type": "text/html; charset=UTF-8",
+        "content-length": `${NOT_FOUND_HTML.length}`,
+        vary,
+      }, 404);
+    }
+    return (this.#notFound ??= this.fail(404, { vary })).clone();
+  }
+
   /** Returns a permanent redirect that names no host, so that nothing the client sent can become one. */
   redirect(path: string, query: string): Response {
-    return this.answer(null, { location: encodePath(path) + toAscii(query) }, 301);
+    return this.answer(null, { location: this.options.base.slice(0, -1) + encodePath(path) + toAscii(query) }, 301);
   }
 
   isPreflight({ method, headers }: Request): boolean {
@@ -1284,15 +1336,16 @@ function logLine(
   end: number,
   info?: Info,
 ) {
-  const address = (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
+  // Where IPv6 takes IPv4 as well, an IPv4 address comes mapped (RFC 4291, 2.5.5.2).
+  const address = (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname.replace(/^::ffff:(?=.*\.)/, "") ?? "-";
   const length = headers.get("content-length") ?? "-";
   const time = new Date(end).toISOString();
   return `${time} ${address} ${method} ${displayTarget(target)} ${status} ${length} ${end - start}ms`;
 }
 
 /** Returns a target as the log has it: without the authority, which may hold a password. */
-function displayTarget({ path, query }: Target): string {
-  return toAscii(path + query) || "*";
+function displayTarget({ url, query }: Target): string {
+  return toAscii(url + query) || "*";
 }
 
 /** Returns a text with all but the visible ASCII percent-encoded: nothing in it can break a line or a field. */
@@ -1333,8 +1386,9 @@ class Password {
 
 // Live reload -------------------------------------------------------------------------------------------------------
 
-const LIVE_SCRIPT_PATH = "/.live-reload/script.js"; // in a dot-folder, where nothing else is served but with `dotfiles`
-const LIVE_EVENTS_PATH = "/.live-reload/events";
+const LIVE_FOLDER = "/.live-reload/"; // a dot-folder, where nothing else is served but with `dotfiles`
+const LIVE_SCRIPT_PATH = `${LIVE_FOLDER}script.js`;
+const LIVE_EVENTS_PATH = `${LIVE_FOLDER}events`;
 const QUIET_TIME = 100; // ms without a change before pages reload: a build writes many files, an editor some
 const ROOT_INTERVAL = 1000; // ms between checks that the root is the same folder: one that moved away reports no more
 const CLOSE_DELAY = 6000; // ms after the end in which the watcher stays open: longer than the server takes to stop
@@ -1410,6 +1464,7 @@ class LiveReload {
   version: string = crypto.randomUUID();
   #listeners = new Set<Listener>();
   #changes = new Set<string>();
+  #ignored: RegExp[];
   #lastError = "";
   #quietTimer: ReturnType<typeof setTimeout> | undefined;
   #rootTimer: ReturnType<typeof setInterval>;
@@ -1421,13 +1476,19 @@ class LiveReload {
   constructor(
     private readonly folder: Folder,
     private readonly fields: Fields,
-    private readonly options: Pick<Options, "dotfiles" | "signal">,
+    private readonly options: Pick<Options, "base" | "dotfiles" | "ignore" | "report" | "signal">,
   ) {
+    this.#ignored = ["node_modules", ...options.ignore].map((glob) => globToRegExp(glob));
     this.#identity = identify(folder.root);
     this.#realRoot = Deno.realPathSync(folder.root);
     this.#watch = this.#watchRoot();
     this.#rootTimer = setInterval(() => this.#ensureWatched(), ROOT_INTERVAL);
     options.signal?.addEventListener("abort", () => this.#stop());
+  }
+
+  /** Whether a path is one that {@linkcode respond} answers. */
+  isOwn(path: string): boolean {
+    return path.startsWith(LIVE_FOLDER);
   }
 
   /** Answers with the script, or with the events since the version that the query names; other paths are none of its. */
@@ -1448,7 +1509,7 @@ class LiveReload {
 
     // A page in the place of another, such as a listing for a missing index.html, is to be told from that.
     const attribute = fields.has("accept-ranges") ? "" : " data-stand-in";
-    const element = `<script async src="${LIVE_SCRIPT_PATH}?${version}"${attribute}></script>\n`;
+    const element = `<script async src="${this.#inBase(LIVE_SCRIPT_PATH)}?${version}"${attribute}></script>\n`;
     const bytes = content.open ? undefined : await new Blob([await page.bytes, element]).bytes();
     const headers = new Headers(fields);
     for (const name of ["etag", "last-modified"]) headers.delete(name);
@@ -1511,13 +1572,27 @@ class LiveReload {
   /** Remembers a change until nothing more changes. */
   #recordChange(file: string): void {
     const { dotfiles, signal } = this.options;
-    if (signal?.aborted || !dotfiles && isHidden(this.#pathOf(file))) return;
+    const path = this.#pathOf(file);
+    if (signal?.aborted || !dotfiles && isHidden(path) || this.#isIgnored(path)) return;
     this.#changes.add(file);
     clearTimeout(this.#quietTimer);
     this.#quietTimer = setTimeout(() => this.#broadcast(), QUIET_TIME);
   }
 
-  /** Returns the path that a file is served at. */
+  /** Whether a glob is that of a path, of a folder above it, or of a name in it. */
+  #isIgnored(path: string): boolean {
+    const names = path.split("/").slice(1);
+    return names.some((name, index) => {
+      const above = names.slice(0, index + 1).join("/");
+      return this.#ignored.some((glob) => glob.test(name) || glob.test(above));
+    });
+  }
+
+  #inBase(path: string): string {
+    return this.options.base.slice(0, -1) + path;
+  }
+
+  /** Returns the path of a file below the root. */
   #pathOf(file: string): string {
     const { root } = this.folder;
     return toUrlPath(file, isInside(root, file) ? root : this.#realRoot); // macOS knows files by their real paths
@@ -1526,14 +1601,21 @@ class LiveReload {
   async #broadcast(): Promise<void> {
     if (!await this.#ensureWatched()) return;
     const paths = [...this.#changes].filter(identify).map((file) => this.#pathOf(file)); // an editor's temporary files are gone
-    this.#changes = new Set();
-    const isStyle = paths.every((path) => STYLESHEET.test(path));
+    const sheets = paths.every((path) => STYLESHEET.test(path)) ? paths.filter((path) => !path.endsWith("map")) : [];
     this.version = crypto.randomUUID();
-    const event = this.#event(isStyle ? paths.filter((path) => !path.endsWith("map")).map(encodePath) : []);
+    const event = this.#event(sheets.map((path) => this.#inBase(encodePath(path))));
+    if (this.#listeners.size > 0) this.#report(sheets.length > 0 ? "reloaded the stylesheet" : "reloaded");
+    this.#changes = new Set();
     for (const listener of this.#listeners) {
       listener.enqueue(event);
       if (listener.desiredSize! < -UNREAD_LIMIT) this.#end(listener);
     }
+  }
+
+  /** Says what was done, and for which changes: of those that a build makes the first. */
+  #report(what: string): void {
+    const [first = "", ...more] = [...this.#changes].map((file) => toAscii(this.#pathOf(file).slice(1)));
+    this.options.report?.(`${what}: ${first}${more.length > 0 ? ` and ${more.length} more` : ""}`);
   }
 
   /**
@@ -1597,12 +1679,14 @@ const PORT_TRIES = 100; // ports after it that are tried where it is taken
 /** Every option of the command line: what `parseArgs` needs, and what `--help` says. */
 const FLAGS = {
   port: { type: "string", short: "p", value: "N", help: "listen on N; 0 for any [default: 8080, or the next free]" },
-  host: { type: "string", short: "a", value: "ADDRESS", help: "listen on ADDRESS [default: 0.0.0.0, every interface]" },
+  host: { type: "string", short: "a", value: "ADDRESS", help: "listen on ADDRESS [default: every interface]" },
+  base: { type: "string", value: "PATH", help: "serve the folder under PATH, such as /docs/" },
   "no-listing": { type: "boolean", help: "answer 404 to a folder without an index.html" },
   dotfiles: { type: "boolean", help: "serve files and folders whose names begin with a dot" },
   symlinks: { type: "boolean", help: "follow symbolic links that lead out of the folder" },
   spa: { type: "boolean", help: "single-page app: answer index.html to a path that exists nowhere" },
   live: { type: "boolean", help: "reload pages in the browser when a file changes" },
+  ignore: { type: "string", multiple: true, value: "GLOB", help: "with --live: no reload for these; repeatable" },
   cors: { type: "boolean", help: "let pages of every origin read the answers" },
   header: { type: "string", multiple: true, value: '"NAME: VALUE"', help: "set a field on every answer; repeatable" },
   "max-age": { type: "string", value: "SECONDS", help: "let browsers keep all but HTML that long [default: 0, ask]" },
@@ -1634,7 +1718,7 @@ export function helpText(): string {
 
 Usage: server.ts [options] [folder]
 
-  [folder]                     the folder to serve [default: the www folder beside the script]
+  [folder]                     the folder to serve [default: www beside the script, or else the current one]
 
 ${rows.join("\n")}`;
 }
@@ -1645,7 +1729,8 @@ type Command = ReturnType<typeof parseCommand>;
 /** Reads the command line; throws a {@linkcode CommandError} that says what is wrong with it. */
 function parseCommand(args: string[]) {
   const { values, positionals } = parseFlags(args);
-  const [root, ...more] = positionals;
+  // A command that `deno install` made with `.` as its folder can be given another one.
+  const [root, ...more] = positionals[0] === "." && positionals.length === 2 ? positionals.slice(1) : positionals;
   if (more.length > 0) {
     throw new CommandError(2, `one folder is served, not ${positionals.length}: ${positionals.join(", ")}.`);
   }
@@ -1660,15 +1745,15 @@ function parseCommand(args: string[]) {
   if (values.live && values["max-age"] !== undefined) {
     throw new CommandError(2, "--live has browsers ask each time, so --max-age can't go with it.");
   }
-  const host = (values.host ?? "0.0.0.0").replace(/^\[(.*)\]$/, "$1"); // an IPv6 address as a URL has it
-  const { dotfiles, symlinks, spa, cors, live, auth, quiet } = values;
+  const host = values.host?.replace(/^\[(.*)\]$/, "$1"); // an IPv6 address as a URL has it
+  const { base, dotfiles, symlinks, spa, cors, live, ignore, auth, quiet } = values;
   const options: Partial<Options> = {
-    ...{ root, dotfiles, symlinks, spa, cors, live, auth },
+    ...{ root, base, dotfiles, symlinks, spa, cors, live, ignore, auth },
     listing: !values["no-listing"],
     compress: !values["no-compress"],
     headers: values.header?.map(parseHeader),
     maxAge: parseNumber("--max-age", values["max-age"], 2 ** 31),
-    localhostOnly: isLoopback(host),
+    localhostOnly: host !== undefined && isLoopback(host),
   };
   return {
     options,
@@ -1744,13 +1829,14 @@ const STOP_LIMIT = 4000; // ms that a stop may take while answers are on their w
 const IDLE_STOP_LIMIT = 1000; // and while none are
 
 async function serve(command: Command): Promise<number> {
-  const root = resolve(command.options.root ?? DEFAULTS.root);
+  const root = resolve(command.options.root ?? findDefaultRoot());
   checkRoot(root);
   const log = command.quiet ? undefined : new LogWriter();
+  const report = Deno.stdout.isTerminal() ? log && ((line: string) => log.write(line)) : undefined;
   const stop = new AbortController();
   const { signal } = stop;
   const { handler, inFlight } = trackInFlight(
-    createHandler({ ...command.options, root, signal, log: log && ((line) => log.write(line)) }),
+    createHandler({ ...command.options, root, signal, report, log: log && ((line) => log.writeRequest(line)) }),
   );
   let server = listen(command, handler);
   const { port } = server.addr;
@@ -1818,6 +1904,16 @@ function watchSignals(shutdown: () => void, inFlight: () => number) {
   return { forced: forced.promise, expired: expired.promise };
 }
 
+/** Returns the `www` folder beside this file, or the current folder where there is none. */
+function findDefaultRoot(): string {
+  try {
+    Deno.statSync(DEFAULTS.root);
+  } catch (error) {
+    if (statusOf(error) === 404) return ".";
+  }
+  return DEFAULTS.root;
+}
+
 function checkRoot(root: string): void {
   try {
     for (const _ of Deno.readDirSync(root)) break; // leaving the loop closes the folder
@@ -1828,7 +1924,7 @@ function checkRoot(root: string): void {
 }
 
 /** Starts to listen on the named port, or on the first free one from the default on. */
-function listen({ host, port, tls }: Command, handler: Handler): Deno.HttpServer<Deno.NetAddr> {
+function listen({ host = everyInterface(), port, tls }: Command, handler: Handler): Deno.HttpServer<Deno.NetAddr> {
   const first = port ?? DEFAULT_PORT;
   const last = port ?? DEFAULT_PORT + PORT_TRIES;
   let taken: number | undefined;
@@ -1857,6 +1953,18 @@ function listen({ host, port, tls }: Command, handler: Handler): Deno.HttpServer
   throw new CommandError(1, `port ${taken} is taken; name another with --port, or --port 0 for any.`);
 }
 
+/** Returns `::` where that takes IPv4 as well, and may be listened on without a question; else all of IPv4. */
+function everyInterface(): string {
+  const isAllowed = () => Deno.permissions.querySync({ name: "net", host: "[::]" }).state === "granted";
+  try {
+    if (Deno.build.os === "windows" || !isAllowed()) return "0.0.0.0";
+    Deno.listen({ hostname: "::", port: 0 }).close();
+    return "::";
+  } catch {
+    return "0.0.0.0"; // the system has no IPv6
+  }
+}
+
 /** Returns a root as a person knows it. */
 function displayName(root: string): string {
   return isEmbedded(root) ? "the www folder inside this program" : root;
@@ -1874,10 +1982,11 @@ function isLoopback(host: string): boolean {
 
 /** Says what is served and where: to a person in a few lines, to a file or a program in the first one. */
 function announce({ host, port: named, tls, options }: Command, root: string, { hostname, port }: Deno.NetAddr): void {
-  const urlOf = (address: string) => `${tls ? "https" : "http"}://${bracketed(address)}:${port}/`;
   const isEverywhere = hostname === "0.0.0.0" || hostname === "::";
-  const url = urlOf(isEverywhere ? "localhost" : host);
-  const folder = displayName(root);
+  const base = encodePath(normalize(`/${options.base ?? ""}/`));
+  const url = `${tls ? "https" : "http"}://${bracketed(isEverywhere ? "localhost" : host ?? hostname)}:${port}${base}`;
+  const isCurrent = options.root === undefined && root !== resolve(DEFAULTS.root);
+  const folder = `${displayName(root)}${isCurrent ? " (the current folder)" : ""}`;
   const note = named === undefined && port !== DEFAULT_PORT ? ` (port ${DEFAULT_PORT} is taken)` : "";
   const unencrypted = tls ? "" : " Without HTTPS (--cert and --key) the password can be read on the wire.";
   const remarks = [
@@ -1902,6 +2011,14 @@ class LogWriter {
   #waiting = "";
   #written: Promise<void> | undefined;
   #isClosed = false;
+
+  /** Writes the line of a request: on a terminal with the local time alone, and the status in the color of its class. */
+  writeRequest(line: string): void {
+    const [, time = "", what, status = "", rest] = /^(\S+) (.*) (\d{3}) (\S+ \S+)$/.exec(line) ?? [];
+    if (!Deno.stdout.isTerminal() || Deno.noColor || time === "") return this.write(line);
+    const color = { 2: 32, 3: 36, 4: 33, 5: 31 }[status[0]!];
+    this.write(`${new Date(time).toTimeString().slice(0, 8)} ${what} \x1b[${color}m${status}\x1b[0m ${rest}`);
+  }
 
   write(line: string): void {
     if (this.#isClosed || this.#waiting.length > LOG_LIMIT) return;

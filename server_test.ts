@@ -691,6 +691,93 @@ Deno.test("handler() stays inside the root, however the path is spelled", async 
   }
 });
 
+Deno.test("handler() serves the root under a base, and nothing outside it", async (t) => {
+  await using site = await Site.lay({
+    "index.html": "root",
+    "sub/a.txt": "a",
+    "sub/404.html": "not in sub",
+    "docs/b.txt": "b",
+  });
+  const cases: [string, number, string | null][] = [
+    ["/d%20x/", 200, "root"],
+    ["/d%20x/sub/a.txt", 200, "a"],
+    ["/d%20x/docs/b.txt", 200, "b"],
+    ["/d%20x?q", 301, "/d%20x/?q"],
+    ["/d%20x/sub?q", 301, "/d%20x/sub/?q"],
+    ["/d%20x/sub/a.txt/", 301, "/d%20x/sub/a.txt"],
+    ["/d%20x/sub/no", 404, "not in sub"],
+    ["/d%20x/../sub/a.txt", 404, null],
+    ["/", 404, null],
+    ["/index.html", 404, null],
+    ["/sub/a.txt", 404, null],
+    ["/d%20xy/sub/a.txt", 404, null],
+    ["//d%20x/sub/a.txt", 404, null],
+  ];
+  for (const base of ["/d x/", "d x", "/d x"]) {
+    const handler = handlerFor({ root: site.root, base });
+    await each(t, cases, ([path]) => `${base} ${path}`, async ([path, status, what]) => {
+      for (let count = 0; count < 2; count++) {
+        const answer = await get(handler, path);
+        const expected = status === 301 ? answer.headers.get("location") : answer.text;
+        assertEquals([answer.status, expected], [status, what ?? "404 Not Found\n"]);
+      }
+    });
+    assertEquals(namesIn((await get(handler, "/d%20x/docs/")).text), ["b.txt"]);
+  }
+  await using server = start({ root: site.root, base: "/d/" });
+  for (const target of ["/d/%2e%2e/a.txt", "/d/%2e%2e%2fsub/no", "/%64/sub/a.txt"]) {
+    assertEquals((await rawGet(server.port, target)).status, 404, target);
+  }
+  using live = startLive(site, { base: "/docs", spa: true });
+  const page = (await get(live.handler, "/docs/any")).text;
+  const version = /^root<script async src="\/docs\/\.live-reload\/script\.js\?([\w-]+)"><\/script>\n$/.exec(page)?.[1];
+  assertEquals((await get(live.handler, "/docs/.live-reload/script.js")).status, 200);
+  const response = await live.handler(new Request(`http://localhost/docs/.live-reload/events?${version}`));
+  const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+  site.write({ "sub/new.css": "x" });
+  assertStringIncludes((await inTime(reader.read())).value!, '"styles":["/docs/sub/new.css"]');
+});
+
+Deno.test("handler() answers the single-page app to a navigation, whatever its path, and 404 to a missing file", async (t) => {
+  await using site = await Site.lay({ "index.html": "app", "real.txt": "real" });
+  const handler = handlerFor({ root: site.root, spa: true });
+  const html = "text/html,application/xhtml+xml,*/*;q=0.8";
+  const cases: [string, Record<string, string>, number][] = [
+    ["/users/jane", {}, 200],
+    ["/users/jane.doe", {}, 404],
+    ["/users/jane.doe", { "sec-fetch-mode": "navigate" }, 200],
+    ["/users/jane.doe", { accept: html }, 200],
+    ["/users/jane.doe", { "sec-fetch-mode": "no-cors", accept: html }, 404],
+    ["/assets/app.js", { "sec-fetch-mode": "cors", accept: "*/*" }, 404],
+    ["/assets/app.js", { accept: "*/*" }, 404],
+    ["/.env", { "sec-fetch-mode": "navigate", accept: html }, 404],
+  ];
+  await each(t, cases, ([path, fields]) => `${path} ${JSON.stringify(fields)}`, async ([path, fields, status]) => {
+    const answer = await get(handler, path, fields);
+    assertEquals([answer.status, answer.text === "app"], [status, status === 200]);
+  });
+});
+
+Deno.test("handler() answers a page with 404 to who prefers HTML, and a plain line to all others", async (t) => {
+  await using site = await Site.lay({ "a.txt": "a" });
+  const handler = handlerFor({ root: site.root });
+  const cases: [string | undefined, boolean][] = [
+    [undefined, false],
+    ["*/*", false],
+    ["application/json", false],
+    ["text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", true],
+  ];
+  await each(t, cases, ([accept]) => accept, async ([accept, isPage]) => {
+    for (let count = 0; count < 2; count++) {
+      const { status, headers, text } = await get(handler, "/nothing", accept === undefined ? {} : { accept });
+      assertEquals([status, headers.get("vary"), headers.get("cache-control")], [404, "Accept", "no-cache"]);
+      assertEquals(headers.get("content-type"), `text/${isPage ? "html" : "plain"}; charset=UTF-8`);
+      assertEquals(headers.get("content-length"), `${text.length}`);
+      assert(isPage ? text.includes("<h1>404 Not Found</h1>") : text === "404 Not Found\n", text);
+    }
+  });
+});
+
 Deno.test("handler() hides dotfiles, and does not tell whether they exist", async () => {
   await using site = await Site.lay({
     ".env": "SECRET",
@@ -2180,7 +2267,7 @@ Deno.test("handler() lists folders first, in natural order or as `?sort=` says, 
     ["?sort=size", ["A/", "b/", "file9.txt", "file10.txt", "File1.TXT", "éa.txt"]],
     ["?sort=time", ["b/", "A/", "file10.txt", "éa.txt", "File1.TXT", "file9.txt"]],
     ["?q=FILE", ["File1.TXT", "file9.txt", "file10.txt"]],
-    ["?q=file1&sort=size", ["File1.TXT"]],
+    ["?q=file1&sort=size", ["file10.txt", "File1.TXT"]],
     ["?q=9", ["file9.txt"]],
     ["?q=%C3%89", ["éa.txt"]],
     ["?q=nothing", []],
@@ -2833,6 +2920,26 @@ Deno.test("handler() tells which stylesheets changed, where nothing else did", a
   }
 });
 
+Deno.test("handler() ignores changes of node_modules and what --ignore names, and reports the others", async () => {
+  await using site = await Site.lay({
+    "index.html": "<p>page",
+    "a/b/c.log": "",
+    "node_modules/x/y.js": "",
+    "dist/z": "",
+  });
+  const lines: string[] = [];
+  const log: string[] = [];
+  const options = { ignore: ["*.log", "dist", "a/*.txt"], report: (line: string) => lines.push(line) };
+  using live = startLive(site, { ...options, log: (line) => log.push(line) });
+  const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
+  site.write({ "a/b/c.log": "x", "node_modules/x/y.js": "x", "dist/z": "x", "a/d.txt": "x", "a/b/c.css": "x" });
+  assertEquals((await events.next())?.styles, ["/a/b/c.css"]); // nothing else has changed
+  site.write({ "index.html": "<p>new" });
+  assertEquals((await events.next())?.styles, []);
+  assertEquals(lines, ["reloaded the stylesheet: a/b/c.css", "reloaded: index.html"]);
+  assertEquals(log.length, 1, "a request of live reload is in the log");
+});
+
 Deno.test("handler() tells every kind of change under the root, but of what is hidden or brief", async () => {
   await using site = await Site.lay({ "index.html": "<p>page", "sub/a.txt": "a", "sub/b.txt": "b", ".git/HEAD": "" });
   using live = startLive(site);
@@ -3314,6 +3421,48 @@ Deno.test({
   },
 });
 
+Deno.test({
+  name: "main() serves the www folder beside the script, else the current folder, and listens on IPv4 and IPv6",
+  ignore: isWindows,
+  async fn() {
+    await using site = await Site.lay({ "a.txt": "here" });
+    for (const name of ["server.ts", "deno.json"]) await Deno.copyFile(join(here, name), site.file(name));
+    if (exists(join(here, "vendor"))) await Deno.symlink(join(here, "vendor"), site.file("vendor"));
+    const shell = `exec "${Deno.execPath()}" run --quiet --no-prompt --allow-net --allow-read server.ts --port 0`;
+    {
+      await using server = await Served.start([], { cwd: site.root, shell });
+      assertStringIncludes(server.firstLine, `Serving ${site.root} (the current folder) at http://localhost:`);
+      assertEquals(await (await fetch(`http://127.0.0.1:${server.port}/a.txt`)).text(), "here");
+      server.signal("SIGINT");
+      assertMatch((await server.finish()).stdout, /^\S+Z 127\.0\.0\.1 GET \/a\.txt 200 4 \d+ms\n$/);
+    }
+    site.write({ "www/a.txt": "www" });
+    await using server = await Served.start([], { cwd: site.root, shell });
+    assertStringIncludes(server.firstLine, `Serving ${site.file("www")} at http://localhost:`);
+    assertEquals(await (await fetch(`http://127.0.0.1:${server.port}/a.txt`)).text(), "www");
+    if (!hasIPv6()) return;
+    assertEquals(await (await fetch(`http://[::1]:${server.port}/a.txt`)).text(), "www");
+  },
+});
+
+/** Whether this machine listens on IPv6. */
+function hasIPv6(): boolean {
+  try {
+    Deno.listen({ hostname: "::1", port: 0 }).close();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function exists(file: string): boolean {
+  try {
+    return Deno.statSync(file).isDirectory;
+  } catch {
+    return false;
+  }
+}
+
 Deno.test("main() takes the next port where nobody named one, and never replaces a named one", async () => {
   using taken = Deno.listen({ hostname: "0.0.0.0", port: 0 });
   const { port } = taken.addr as Deno.NetAddr;
@@ -3376,12 +3525,12 @@ Deno.test("main() answers what the machine refuses with one sentence and exit co
     [
       ["--cert", cert, "--key", missing],
       PERMISSIONS,
-      /^http-server: cannot listen on 0\.0\.0\.0:0 with .*: No such file or directory .*missing\.pem'\.\n$/,
+      /^http-server: cannot listen on .*:0 with .*: No such file or directory .*missing\.pem'\.\n$/,
     ],
     [
       ["--cert", cert, "--key", cert],
       PERMISSIONS,
-      /^http-server: cannot listen on 0\.0\.0\.0:0 with .*cert\.pem and .*cert\.pem: .*\.\n$/,
+      /^http-server: cannot listen on .*:0 with .*cert\.pem and .*cert\.pem: .*\.\n$/,
     ],
   ];
   for (const [args, permissions, sentence] of cases) {
@@ -3671,7 +3820,7 @@ Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
   ]);
   assertMatch(
     mismatch.stderr,
-    /^http-server: cannot listen on 0\.0\.0\.0:0 with .*cert\.pem and .*other\.pem: .*\.\n$/,
+    /^http-server: cannot listen on .*:0 with .*cert\.pem and .*other\.pem: .*\.\n$/,
   );
   assertEquals(mismatch.code, 1);
 });

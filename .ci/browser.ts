@@ -378,6 +378,62 @@ test("each link of a listing opens, however odd the name", async () => {
   assertEquals(found.sort(), files.map((name) => `It is ${name}`).sort());
 });
 
+test("a listing sorts, filters and shows pictures without a script, and fits a phone", async () => {
+  const long = `${"long-name-without-a-space".repeat(8)}.txt`;
+  const svg = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30"><rect width="40" height="30"/></svg>';
+  await using site = await Site.lay({ "f9.txt": "12345", "f10.txt": "1", [long]: "", "p.svg": svg, "sub/x": "" });
+  await using server = await serve(site.root);
+  await using chrome = await launch();
+  const phone = { width: 360, height: 640 };
+  const kinds = {
+    desktop: { viewport: { width: 1000, height: 700 } },
+    phone: { viewport: phone, isMobile: true, hasTouch: true },
+  };
+  for (const [kind, options] of Object.entries(kinds)) {
+    for (const colorScheme of ["light", "dark"] as const) {
+      const context = await chrome.browser.newContext({ ...options, colorScheme, javaScriptEnabled: true });
+      const tab = await context.newPage();
+      const requested: string[] = [];
+      tab.on("request", (request) => requested.push(new URL(request.url()).pathname));
+      await tab.goto(server.url);
+      const names = () => tab.locator("td a").allTextContents();
+      assertEquals(await names(), ["sub", "f9.txt", "f10.txt", long, "p.svg"]);
+      assertEquals(requested, ["/"], "no favicon, no style, no script");
+      const width = () => tab.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+      const [wide, window] = await width();
+      assert(wide! <= window!, `${kind}: ${wide} > ${window}`);
+      assertEquals(await tab.locator("td:nth-child(3)").first().isVisible(), kind === "desktop");
+      if (kind === "phone") {
+        for (const target of await tab.locator("a, input[type=search]").all()) {
+          const box = await target.boundingBox();
+          if (box === null) continue; // the column that phones don't show
+          assert(box.height >= 43.9 && box.width >= 43.9, `${await target.textContent()}: ${JSON.stringify(box)}`);
+        }
+      }
+      await tab.getByRole("link", { name: "Size" }).focus();
+      await tab.keyboard.press("Enter");
+      await tab.waitForURL(/sort=size/);
+      assertEquals(await names(), ["sub", "p.svg", "f9.txt", "f10.txt", long]);
+      await tab.getByRole("searchbox").fill("F1");
+      await tab.keyboard.press("Enter");
+      await tab.waitForURL(/q=F1/);
+      assertEquals([await names(), /sort=size/.test(tab.url())], [["f10.txt"], true]);
+      await tab.goto(server.url);
+      await tab.getByRole("link", { name: "Pictures" }).click();
+      await tab.waitForFunction(() => document.querySelector("img")?.naturalWidth === 40);
+      const [wideGrid, windowGrid] = await width();
+      assert(wideGrid! <= windowGrid!, `${kind}: ${wideGrid} > ${windowGrid}`);
+      await tab.getByRole("link", { name: "List" }).click();
+      await tab.getByRole("link", { name: "sub" }).click();
+      await tab.waitForURL(/sub\/$/);
+      assertEquals([await tab.title(), await names()], ["sub", ["x"]]);
+      await tab.locator("h1 a").click();
+      await tab.waitForURL(server.url);
+      await context.close();
+    }
+  }
+});
+
 /** Returns silence of a length as a WAV file: 8,000 samples of 2 bytes a second. */
 function makeAudio(seconds: number): Uint8Array {
   const view = new DataView(new ArrayBuffer(44 + 16_000 * seconds));

@@ -71,8 +71,8 @@ const PACKAGES: Record<"http" | "path" | "assert", Package> = {
       "./basename": ["path/basename", `export function basename(path: string | URL, suffix?: string): string;`],
       "./constants": ["path/constants", `export const SEPARATOR: string;`],
       "./dirname": ["path/dirname", `export function dirname(path: string | URL): string;`],
-      "./glob-to-regexp": [
-        "path/glob_to_regexp",
+      "./posix/glob-to-regexp": [
+        "path/posix/glob_to_regexp",
         `export function globToRegExp(glob: string, options?: { globstar?: boolean; os?: string }): RegExp;`,
       ],
       "./extname": ["path/extname", `export function extname(path: string | URL): string;`],
