@@ -126,7 +126,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   const settings: Options = { ...DEFAULTS, ...Object.fromEntries(given) };
   const { listing, spa, localhostOnly, log, now } = settings;
-  const base = settings.base = encodePath(normalize(`/${settings.base}/`));
+  const base = settings.base = tidyBase(settings.base);
   const folder = new Folder(settings);
   const fields = new Fields(settings.live ? { ...settings, maxAge: 0 } : settings);
   const isEncoded = settings.headers.some(([name]) => name.toLowerCase() === "content-encoding"); // by the user
@@ -154,8 +154,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   /** Answers a GET where the cache has the file, and the disk still has the same one; mostly at once. */
   function answerFromCache(request: Request, target: Target, info?: Info): Response | Promise<Response> | undefined {
     if (live !== undefined || request.method !== "GET") return undefined;
-    const { path } = target;
-    const representation = cache.lookUp(path.endsWith("/") ? path + INDEX : path, request.headers);
+    const representation = cache.lookUp(target.path + (target.path.endsWith("/") ? INDEX : ""), request.headers);
     const answer = representation && send(request, representation, fields, info);
     return answer instanceof Promise ? answer.catch(() => answerSafely(request, target, info)) : answer;
   }
@@ -193,9 +192,8 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   /** Returns the answer to what goes to another host or place, or lacks the password, as a preflight may (Fetch standard, 3.3.5). */
   function refuse(request: Request, { url, path, query }: Target): Response | undefined {
     if (!isHostValid(request, localhostOnly)) return fields.fail(400);
-    if (password !== undefined && !password.isIn(request.headers) && !fields.isPreflight(request)) {
-      return fields.fail(401, CHALLENGE);
-    }
+    const isAuthorized = password === undefined || password.isIn(request.headers) || fields.isPreflight(request);
+    if (!isAuthorized) return fields.fail(401, CHALLENGE);
     if (path !== "" || base === "/") return undefined;
     return `${url}/` === base ? fields.redirect("/", query) : fields.fail(404);
   }
@@ -281,6 +279,11 @@ function splitUrl(requestUrl: string, base: string): Target {
   const [, url = "", query = ""] = URL_PARTS.exec(requestUrl) ?? [];
   const path = base === "/" ? url : url.startsWith(base) ? url.slice(base.length - 1) : "";
   return { url, path, query };
+}
+
+/** Returns a base as a URL has it, with a slash at both ends. */
+function tidyBase(base: string): string {
+  return encodePath(normalize(`/${base}/`));
 }
 
 /** `uri-host [ ":" port ]` (RFC 9110, 7.2; RFC 3986, 3.2.2). */
@@ -542,7 +545,8 @@ class Folder {
         : isFile || isDirectory
         ? Deno.statSync(`${folder.realPath}/${name}`)
         : undefined;
-      return found && { name, isFile: found.isFile, size: found.isFile ? found.size : 0, mtime: Number(found.mtime) };
+      return found &&
+        { name, isFile: found.isFile, size: found.isFile ? found.size : 0, mtime: Number(found.mtime) || 0 };
     } catch {
       return undefined; // it has gone, or may not be looked at
     }
@@ -1170,8 +1174,8 @@ function writeRow({ name, isFile, size, mtime }: Listed): string {
 }
 
 function writePicture({ name }: Listed): string {
-  const url = encodeURIComponent(name);
   if (!PICTURE.test(name)) return "";
+  const url = encodeURIComponent(name);
   return `<li><a href="${url}"><img loading="lazy" src="${url}" alt=""><bdi>${escapeHtml(name)}</bdi></a>\n`;
 }
 
@@ -1983,7 +1987,7 @@ function isLoopback(host: string): boolean {
 /** Says what is served and where: to a person in a few lines, to a file or a program in the first one. */
 function announce({ host, port: named, tls, options }: Command, root: string, { hostname, port }: Deno.NetAddr): void {
   const isEverywhere = hostname === "0.0.0.0" || hostname === "::";
-  const base = encodePath(normalize(`/${options.base ?? ""}/`));
+  const base = tidyBase(options.base ?? DEFAULTS.base);
   const url = `${tls ? "https" : "http"}://${bracketed(isEverywhere ? "localhost" : host ?? hostname)}:${port}${base}`;
   const isCurrent = options.root === undefined && root !== resolve(DEFAULTS.root);
   const folder = `${displayName(root)}${isCurrent ? " (the current folder)" : ""}`;
@@ -2011,11 +2015,12 @@ class LogWriter {
   #waiting = "";
   #written: Promise<void> | undefined;
   #isClosed = false;
+  #isForPerson = Deno.stdout.isTerminal() && !Deno.noColor;
 
   /** Writes the line of a request: on a terminal with the local time alone, and the status in the color of its class. */
   writeRequest(line: string): void {
+    if (!this.#isForPerson) return this.write(line);
     const [, time = "", what, status = "", rest] = /^(\S+) (.*) (\d{3}) (\S+ \S+)$/.exec(line) ?? [];
-    if (!Deno.stdout.isTerminal() || Deno.noColor || time === "") return this.write(line);
     const color = { 2: 32, 3: 36, 4: 33, 5: 31 }[status[0]!];
     this.write(`${new Date(time).toTimeString().slice(0, 8)} ${what} \x1b[${color}m${status}\x1b[0m ${rest}`);
   }

@@ -2311,6 +2311,27 @@ Deno.test("handler() lists with sizes and dates for people, and links that keep 
   assert(!(await get(handler, "/")).text.includes("Pictures"), "a link to pictures where there are none");
 });
 
+Deno.test({
+  name: "handler() lists a file whose time no date can say",
+  ignore: !isLinux || !exists("/dev/shm"), // the temporary folder's disk may have no such times
+  async fn() {
+    const root = await Deno.makeTempDir({ dir: "/dev/shm" });
+    try {
+      await Deno.writeTextFile(join(root, "a.txt"), "a");
+      await Deno.utime(join(root, "a.txt"), 1e13, 1e13);
+      assertEquals((await Deno.stat(join(root, "a.txt"))).mtime?.getTime(), NaN);
+      const handler = handlerFor({ root });
+      for (const sort of ["name", "time"]) {
+        assertEquals(namesIn((await get(handler, `/?sort=${sort}`)).text), ["a.txt"]);
+      }
+      const [item] = JSON.parse((await get(handler, "/", { accept: "application/json" })).text);
+      assertEquals(item.mtime, "Thu, 01 Jan 1970 00:00:00 GMT");
+    } finally {
+      await Deno.remove(root, { recursive: true });
+    }
+  },
+});
+
 Deno.test("handler() lists as JSON for who prefers that, as nginx does", async (t) => {
   await using site = await Site.lay({ "sub/x": "x", 'a"\u2028.txt': "hello" });
   for (const name of ["sub", 'a"\u2028.txt']) await Deno.utime(site.file(name), new Date(MODIFIED), new Date(MODIFIED));
