@@ -145,7 +145,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       answerSafely(request, target, info);
     if (log === undefined && request.method !== "HEAD") return answer;
     const finish = (response: Response) => {
-      if (!live?.isOwn(target.path)) log?.(logLine(request, target, response, start, now(), info));
+      const client = (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
+      if (!(live && target.path.startsWith(LIVE_FOLDER))) {
+        log?.(logLine(client, request, target, response, start, now()));
+      }
       return request.method === "HEAD" ? withoutBody(response) : response;
     };
     return answer instanceof Promise ? answer.then(finish) : finish(answer);
@@ -163,7 +166,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   function answerSafely(request: Request, target: Target, info?: Info, attempt = 1): Response | Promise<Response> {
     const recover = (error: unknown) => {
       if (error instanceof ChangedError && attempt < ATTEMPTS) return answerSafely(request, target, info, attempt + 1);
-      const response = fields.fail(statusOf(error));
+      const response = fields.fail(request, statusOf(error));
       if (response.status >= 500) logError(`${request.method} ${displayTarget(target)}: ${errorMessage(error)}`);
       return response;
     };
@@ -177,9 +180,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   function respond(request: Request, target: Target, info?: Info): Response | Promise<Response> {
     const path = resolvePath(target.path);
-    if (path === undefined) return fields.fail(400);
+    if (path === undefined) return fields.fail(request, 400);
     if (request.method === "OPTIONS") return fields.answerOptions(request);
-    if (request.method !== "GET" && request.method !== "HEAD") return fields.fail(405, { allow: ALLOW });
+    if (request.method !== "GET" && request.method !== "HEAD") return fields.fail(request, 405, { allow: ALLOW });
     const version = live?.version; // before the read, so that a later change triggers a reload
     const selected = live?.respond(path, target.query) ?? select(request, path, target.query);
     if (selected instanceof Response) return selected;
@@ -191,11 +194,11 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   /** Returns the answer to what goes to another host or place, or lacks the password, as a preflight may (Fetch standard, 3.3.5). */
   function refuse(request: Request, { url, path, query }: Target): Response | undefined {
-    if (!isHostValid(request, localhostOnly)) return fields.fail(400);
+    if (!isHostValid(request, localhostOnly)) return fields.fail(request, 400);
     const isAuthorized = password === undefined || password.isIn(request.headers) || fields.isPreflight(request);
-    if (!isAuthorized) return fields.fail(401, CHALLENGE);
+    if (!isAuthorized) return fields.fail(request, 401, CHALLENGE);
     if (path !== "" || base === "/") return undefined;
-    return `${url}/` === base ? fields.redirect("/", query) : fields.fail(404);
+    return `${url}/` === base ? fields.redirect("/", query) : fields.fail(request, 404);
   }
 
   /** Returns what lies at a path, in the encoding that suits the request, or the answer where nothing does. */
@@ -234,12 +237,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       if (found instanceof Representation || found?.isFile) page = found;
       level = path.slice(0, path.indexOf("/", level.length) + 1);
     }
-    if (page === undefined) return fields.failNotFound(request);
+    if (page === undefined) return fields.fail(request, 404);
     if (page instanceof Representation) return page.asNotFound();
-    return cache.get(page, request.headers).then((page) => page.asNotFound(), (error) => {
-      if (statusOf(error) === 403) return fields.failNotFound(request); // a page that may not be read is none
-      throw error;
-    });
+    return cache.get(page, request.headers).then((page) => page.asNotFound());
   }
 }
 
@@ -250,8 +250,8 @@ type Selected = Representation | Response;
 function send(request: Request, representation: Representation, fields: Fields, info?: Info) {
   const part = selectPart(request, representation);
   if (part === 304) return representation.answerNotModified(fields);
-  if (part === 412) return fields.fail(412);
-  if (part === 416) return fields.fail(416, { "content-range": `bytes */${representation.content.size}` });
+  if (part === 412) return fields.fail(request, 412);
+  if (part === 416) return fields.fail(request, 416, { "content-range": `bytes */${representation.content.size}` });
   // Over HTTP/2, which browsers speak with HTTPS alone, more bytes than announced are an error; Deno.serve cuts them off
   // over HTTP/1, and nobody does for other callers.
   const isExact = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
@@ -284,6 +284,11 @@ function splitUrl(requestUrl: string, base: string): Target {
 /** Returns a base as a URL has it, with a slash at both ends. */
 function tidyBase(base: string): string {
   return encodePath(normalize(`/${base}/`));
+}
+
+/** Returns a path below the base as it stands in a URL. */
+function inBase(base: string, path: string): string {
+  return base.slice(0, -1) + encodePath(path);
 }
 
 /** `uri-host [ ":" port ]` (RFC 9110, 7.2; RFC 3986, 3.2.2). */
@@ -344,9 +349,8 @@ interface Entry {
   path: string;
   /** Where the disk has it by that name. */
   file: string;
-  /** Where that leads when every link is followed, and where the root did at the same time. */
+  /** Where that leads when every link is followed. */
   realPath: string;
-  realRoot: string;
   isFile: boolean;
   size: number;
   /** When it was last modified, in milliseconds, and whether that is a date that a client can be told (RFC 9110, 8.8.2.1). */
@@ -363,7 +367,7 @@ interface Entry {
   resolvedUntil: number;
 }
 
-/** A file or folder as a listing has it: its size in bytes, a folder's as 0, and when it was modified, in milliseconds. */
+/** A file or folder as a listing has it: its size in bytes, and when it was modified, in milliseconds. */
 type Listed = { name: string; isFile: boolean; size: number; mtime: number };
 
 /** What part of a file is sent. `isExact` makes it exactly the announced length, or an error, if the file changes. */
@@ -381,12 +385,12 @@ const SNIFFED_SIZE = 1024; // bytes of a file without a known extension that are
 const MISSES = 10; // files that were not there before `node:fs` is loaded, which takes 15 ms
 
 /** Extensions whose registered types are something else's: TypeScript is not a film. */
-const SOURCE_CODE = [".ts", ".tsx", ".mts", ".cts"];
+const SOURCE_CODE: [string, null][] = [[".ts", null], [".tsx", null], [".mts", null], [".cts", null]];
 
 /** The only door to the disk: what lies at a path, whether it is still the same, its bytes and its type. */
 class Folder {
   readonly root: string;
-  #types = new Map<string, string | null>();
+  #types = new Map<string, string | null>(SOURCE_CODE);
   #misses = 0;
   #existsSync?: (path: string) => boolean;
   #lastEntered = { folder: "", time: 0 };
@@ -422,8 +426,7 @@ class Folder {
       const isDated = mtime > 0 && mtime <= time; // what lies in the future says nothing
       const isStable = time - Math.max(ctime, isDated ? mtime : 0) > SETTLING_TIME;
       const resolvedUntil = dirname(realPath) === realRoot ? Infinity : 0; // no folder is above it that could change
-      const place = { path: trimmed, file, realPath, realRoot, resolvedUntil };
-      return { ...place, isFile, size, mtime, isDated, version, isStable };
+      return { path: trimmed, file, realPath, resolvedUntil, isFile, size, mtime, isDated, version, isStable };
     } catch (error) {
       if (statusOf(error) !== 404) throw error;
       if (++this.#misses === MISSES) this.#existsSync = globalThis.process.getBuiltinModule("node:fs").existsSync;
@@ -507,13 +510,13 @@ class Folder {
       await body.cancel();
       throw new ChangedError();
     }
-    return new Response(isExact ? body.pipeThrough(exactly(end - start + 1)) : body, init);
+    return new Response(isExact ? ReadableStream.from(exactly(end - start + 1, body)) : body, init);
   }
 
   /** Returns the type of a file: what `serveDir` says of its extension, else what its first bytes look like. */
   async typeOf(entry: Entry, start: Bytes): Promise<string> {
     const extension = extname(entry.path).toLowerCase();
-    let type = SOURCE_CODE.includes(extension) ? null : this.#types.get(extension);
+    let type = this.#types.get(extension);
     if (type === undefined) {
       type = (await this.#serve("HEAD", entry.file)).headers.get("content-type"); // by the name that it has here
       this.#types.set(extension, type);
@@ -536,17 +539,13 @@ class Folder {
   }
 
   #look(folder: Entry, { name, isFile, isDirectory, isSymlink }: Deno.DirEntry): Listed | undefined {
-    const path = `${folder.path === "/" ? "" : folder.path}/${name}`;
+    const path = join(folder.path, name);
     if (name.includes("\\") || !this.options.dotfiles && isHidden(path)) return undefined; // no URL has a backslash
     try {
       // What is no link is where it seems to be: there is no need to ask for its real path.
-      const found = isSymlink
-        ? this.find(path)
-        : isFile || isDirectory
-        ? Deno.statSync(`${folder.realPath}/${name}`)
-        : undefined;
-      return found &&
-        { name, isFile: found.isFile, size: found.isFile ? found.size : 0, mtime: Number(found.mtime) || 0 };
+      const isPlain = isFile || isDirectory;
+      const found = isSymlink ? this.find(path) : isPlain ? Deno.statSync(join(folder.realPath, name)) : undefined;
+      return found && { name, isFile: found.isFile, size: found.size, mtime: Number(found.mtime) || 0 };
     } catch {
       return undefined; // it has gone, or may not be looked at
     }
@@ -598,19 +597,13 @@ function isText(start: Bytes): boolean {
   }
 }
 
-/** Returns a stream that passes on so many bytes and no more, and fails where there are fewer. */
-function exactly(size: number): TransformStream<Bytes, Bytes> {
-  let rest = size;
-  return new TransformStream({
-    transform(chunk, controller) {
-      controller.enqueue(chunk.subarray(0, rest));
-      rest -= Math.min(rest, chunk.length);
-      if (rest === 0) controller.terminate();
-    },
-    flush(controller) {
-      if (rest > 0) controller.error(new ChangedError("the file has become shorter while it was sent"));
-    },
-  });
+/** Passes on so many bytes of a stream and no more, and fails where there are fewer. */
+async function* exactly(size: number, body: ReadableStream<Bytes>): AsyncGenerator<Bytes> {
+  for await (const chunk of body) {
+    yield chunk.subarray(0, size);
+    if ((size -= chunk.length) <= 0) return;
+  }
+  throw new ChangedError("the file has become shorter while it was sent");
 }
 
 // File cache --------------------------------------------------------------------------------------------------------
@@ -706,9 +699,9 @@ class Representation {
 
 /** Files as they are now, in the encoding that suits a request. */
 class FileCache {
-  #cached = new SecondChanceCache<Representation>(CACHE_LIMIT);
+  #cached = new LruCache<Representation>(CACHE_LIMIT);
   #inProgress = new Map<string, Promise<Representation>>();
-  #accepted = new Map<string, Encoding[]>();
+  #accepted = new LruCache<Encoding[]>(ACCEPTED_LIMIT);
   #sizeOfTurn = 0;
   #nextTurn = Promise.resolve();
 
@@ -739,11 +732,7 @@ class FileCache {
     if (encoding === "identity") return plain;
     const precompressed = this.#findPrecompressed(entry, encoding);
     if (precompressed !== undefined) {
-      try {
-        return await this.#share(encoding, [entry, precompressed], () => this.#load(entry, precompressed, encoding));
-      } catch (error) {
-        if (statusOf(error) !== 403) throw error; // one that may not be read is none
-      }
+      return await this.#share(encoding, [entry, precompressed], () => this.#load(entry, precompressed, encoding));
     }
     if (compressorsFor(entry.size).includes(encoding)) {
       return await this.#share(encoding, [entry], () => this.#compress(plain, encoding));
@@ -851,11 +840,9 @@ class FileCache {
   #chooseEncoding({ content: { encodings } }: Representation, request: Headers): Encoding {
     if (encodings.length === 0 || request.has("range")) return "identity";
     const field = request.get("accept-encoding") ?? "";
-    let accepted = this.#accepted.get(field);
-    if (accepted === undefined) {
-      if (this.#accepted.size >= ACCEPTED_LIMIT) this.#accepted.clear();
-      this.#accepted.set(field, accepted = acceptedEncodings(field));
-    }
+    const known = this.#accepted.get(field);
+    const accepted = known ?? acceptedEncodings(field);
+    if (known === undefined) this.#accepted.set(field, accepted, 1);
     return accepted.find((encoding) => encoding === "identity" || encodings.includes(encoding)) ?? "identity";
   }
 }
@@ -896,31 +883,29 @@ export function acceptedEncodings(field: string): Encoding[] {
   return ENCODINGS.filter((encoding) => weightOf(encoding) > 0).sort((a, b) => weightOf(b) - weightOf(a));
 }
 
-/** Keeps the values that are used, up to a limit of bytes: what was used since its last turn gets another one. */
-export class SecondChanceCache<Value> {
-  /** How many bytes are kept. */
+/** Keeps what was used last, up to a limit of all sizes. */
+export class LruCache<Value> {
+  /** The sum of all sizes. */
   size = 0;
-  #items = new Map<string, { value: Value; size: number; isUsed: boolean }>(); // the next to go comes first
+  #items = new Map<string, { value: Value; size: number }>(); // the next to go comes first
 
   constructor(readonly limit: number) {}
 
   get(key: string): Value | undefined {
     const item = this.#items.get(key);
-    if (item !== undefined) item.isUsed = true;
-    return item?.value;
+    if (item === undefined) return undefined;
+    this.#items.delete(key);
+    this.#items.set(key, item);
+    return item.value;
   }
 
   set(key: string, value: Value, size: number): void {
     this.delete(key);
-    this.#items.set(key, { value, size, isUsed: false });
+    this.#items.set(key, { value, size });
     this.size += size;
-    for (const [key, { value, size, isUsed }] of this.#items) {
+    for (const key of this.#items.keys()) {
       if (this.size <= this.limit) return;
       this.delete(key);
-      if (isUsed) {
-        this.#items.set(key, { value, size, isUsed: false });
-        this.size += size;
-      }
     }
   }
 
@@ -953,8 +938,7 @@ function selectPart({ method, headers }: Request, { content, fields, status }: R
   // Only the file's own date lets a range through, a weak tag never (13.1.5).
   const ifRange = headers.get("if-range");
   if (ifRange !== null && parseDate(ifRange) !== parseDate(fields.get("last-modified"))) return undefined;
-  const part = parseRange(headers.get("range"), size);
-  return part === "unsatisfiable" ? 416 : part;
+  return parseRange(headers.get("range"), size);
 }
 
 /** An HTTP-date in any of its three forms (RFC 9110, 5.6.7); what `Date.parse` takes beyond them is no date here. */
@@ -989,28 +973,24 @@ export function evaluatePreconditions(request: Headers, validators: Headers): 20
 export type ByteRange = { start: number; end: number };
 
 /**
- * Returns the one range that a `Range` field asks of a file (RFC 9110, 14.1.2), "unsatisfiable" where it begins past the
- * end, or undefined where the whole file is the answer: to no field, another unit, several ranges, nonsense, an empty file.
+ * Returns the one range that a `Range` field asks of a file (RFC 9110, 14.1.2), 416 where it begins past the end, or undefined where the whole file is the answer: to no field, another unit, several ranges, nonsense, an empty file.
  */
-export function parseRange(field: string | null, size: number): ByteRange | "unsatisfiable" | undefined {
+export function parseRange(field: string | null, size: number): ByteRange | 416 | undefined {
   const [, first, last] = /^bytes=(\d*)-(\d*)$/i.exec(field ?? "") ?? [];
   if (!first && !last || size === 0) return undefined;
   if (first && last && Number(first) > Number(last)) return undefined;
   const start = first ? Number(first) : Math.max(0, size - Number(last));
   const end = first && last ? Math.min(Number(last), size - 1) : size - 1;
-  return start > end ? "unsatisfiable" : { start, end };
+  return start > end ? 416 : { start, end };
 }
 
 // Listing -----------------------------------------------------------------------------------------------------------
 
-/** A listed file or folder; it comes before those of a higher rank, then by its key. */
-type Item = Listed & { rank: number; key: string };
-
-/** What a listing can be ordered by, beside the name (`?sort=`): the largest and the newest come first. */
+/** What a listing can be ordered by (`?sort=`): the columns of its page. The largest and the newest come first. */
 const ORDERS = new Map([
-  ["name", () => 0],
-  ["size", ({ size }: Listed) => size],
-  ["time", ({ mtime }: Listed) => mtime],
+  ["name", { head: "Name", direction: "ascending", valueOf: (_: Listed) => 0 }],
+  ["size", { head: "Size", direction: "descending", valueOf: ({ isFile, size }: Listed) => isFile ? size : 0 }],
+  ["time", { head: "Modified", direction: "descending", valueOf: ({ mtime }: Listed) => mtime }],
 ]);
 
 const BATCH = 500; // names of a folder that are looked at, ordered or written before others have a turn
@@ -1018,6 +998,8 @@ const PICTURE = /\.(?:apng|avif|bmp|gif|ico|jpe?g|jxl|png|svg|webp)$/i;
 
 /** How a listing is written. */
 type Format = { start: string; write: (item: Listed, index: number) => string; end: string };
+
+type Compare = (one: Listed, other: Listed) => number;
 
 /** Returns what lists a folder: a page, or JSON for a client that prefers it. */
 async function list(folder: Folder, entry: Entry, cache: FileCache, request: Request, query: string) {
@@ -1029,15 +1011,12 @@ async function list(folder: Folder, entry: Entry, cache: FileCache, request: Req
   const names = [basename(folder.root), ...entry.path.split("/").filter(Boolean)];
   const formatOf = (items: Listed[]) => isJson ? JSON_FORMAT : pageFormat(items, names, params);
   const parts = render(folder.list(entry, BATCH), params, formatOf);
-  let text = "";
-  for (let part = await parts.next(); !part.done; part = await parts.next()) {
-    text += part.value;
-    if (part.value !== "") continue;
-    // A big folder is sent in parts, so that the work ends when the client goes away.
-    const stream = ReadableStream.from(parts).pipeThrough(new TextEncoderStream());
-    return await cache.represent(stream, fields, request.headers);
-  }
-  return await cache.represent(text, fields, request.headers);
+  const first = await parts.next();
+  // A big folder is sent in parts, so that the work ends when the client goes away.
+  const body = first.value === ""
+    ? ReadableStream.from(parts).pipeThrough(new TextEncoderStream())
+    : first.value + (await Array.fromAsync(parts)).join("");
+  return await cache.represent(body, fields, request.headers);
 }
 
 /** Yields a listing in parts, and an empty one where others have had a turn. */
@@ -1047,15 +1026,14 @@ async function* render(
   formatOf: (items: Listed[]) => Format,
 ): AsyncGenerator<string> {
   const filter = foldCase(params.get("q") ?? "");
-  const order = ORDERS.get(params.get("sort")!)!;
-  const toItem = (listed: Listed): Item => {
-    return { ...listed, rank: -order(listed) - (listed.isFile ? 0 : 1e15), key: toKey(listed.name) }; // folders first
-  };
-  const compare = (one: Item, other: Item) => one.rank - other.rank || (one.key < other.key ? -1 : 1);
-  const sorted: Item[][] = [];
+  const { valueOf } = ORDERS.get(params.get("sort")!)!;
+  const names = new Intl.Collator("en", { numeric: true }); // `file9` before `file10`
+  const compare: Compare = (one, other) =>
+    Number(one.isFile) - Number(other.isFile) || valueOf(other) - valueOf(one) || names.compare(one.name, other.name);
+  const sorted: Listed[][] = [];
   for await (const batch of batches) {
     if (sorted.length > 0) yield* takeTurn();
-    sorted.push(batch.filter(({ name }) => foldCase(name).includes(filter)).map(toItem).sort(compare));
+    sorted.push(batch.filter(({ name }) => foldCase(name).includes(filter)).sort(compare));
   }
   while (sorted.length > 1) sorted.push(yield* merge(sorted.shift()!, sorted.shift()!, compare));
   const [items = []] = sorted;
@@ -1074,14 +1052,11 @@ async function* takeTurn(): AsyncGenerator<string, void> {
 }
 
 /** Merges two sorted lists; to sort all at once would keep others waiting. */
-async function* merge(
-  one: Item[],
-  other: Item[],
-  compare: (a: Item, b: Item) => number,
-): AsyncGenerator<string, Item[]> {
-  const merged: Item[] = [];
+async function* merge(one: Listed[], other: Listed[], compare: Compare): AsyncGenerator<string, Listed[]> {
+  const merged: Listed[] = [];
   for (let i = 0, j = 0; i < one.length || j < other.length;) {
-    merged.push(j === other.length || i < one.length && compare(one[i]!, other[j]!) < 0 ? one[i++]! : other[j++]!);
+    const isNext = j === other.length || i < one.length && compare(one[i]!, other[j]!) <= 0;
+    merged.push(isNext ? one[i++]! : other[j++]!);
     if (merged.length % (10 * BATCH) === 0) yield* takeTurn();
   }
   return merged;
@@ -1089,11 +1064,6 @@ async function* merge(
 
 function foldCase(name: string): string {
   return name.normalize("NFD").toLowerCase();
-}
-
-/** Returns what orders a name: case aside, and numbers by their value. */
-function toKey(name: string): string {
-  return foldCase(name).replace(/\d+/g, (digits) => digits.padStart(16, "0"));
 }
 
 /** As nginx has it with `autoindex_format json`. */
@@ -1106,8 +1076,7 @@ const JSON_FORMAT: Format = {
   end: "\n]\n",
 };
 
-const PAGE_STYLE = `:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif }
-body { max-width: 60rem; margin: 1rem auto; padding: 0 1rem; overflow-wrap: anywhere }
+const PAGE_STYLE = `body { max-width: 60rem; margin: 1rem auto; padding: 0 1rem; overflow-wrap: anywhere }
 h1 { font-size: 1.25rem }
 a { color: light-dark(#0550ae, #8ab4f8); text-decoration: none }
 a:hover, a:focus-visible { text-decoration: underline }
@@ -1134,13 +1103,9 @@ function pageFormat(items: Listed[], names: string[], params: URLSearchParams): 
   const files = items.filter(({ isFile }) => isFile);
   const linkTo = (changed: Record<string, string>, text: string) =>
     `<a href="?${escapeHtml(`${new URLSearchParams({ sort, q: filter, ...changed })}`)}">${text}</a>`;
-  const columnOf = (name: string, text: string, order: string) =>
-    `<th${name === sort ? ` aria-sort="${order}"` : ""}>${linkTo({ sort: name }, text)}`;
-  const columns = [
-    columnOf("name", "Name", "ascending"),
-    columnOf("size", "Size", "descending"),
-    columnOf("time", "Modified", "descending"),
-  ];
+  const columns = [...ORDERS].map(([name, { head, direction }]) =>
+    `<th${name === sort ? ` aria-sort="${direction}"` : ""}>${linkTo({ sort: name }, head)}`
+  );
   const crumbs = names.map((name, index) => {
     const up = "../".repeat(names.length - 1 - index);
     return up === "" ? `<bdi>${escapeHtml(name)}</bdi>` : `<a href="${up}"><bdi>${escapeHtml(name)}</bdi></a>`;
@@ -1149,14 +1114,7 @@ function pageFormat(items: Listed[], names: string[], params: URLSearchParams): 
   const view = isGrid ? linkTo({}, "List") : hasPictures ? linkTo({ view: "grid" }, "Pictures") : "";
   const total = formatSize(files.reduce((sum, { size }) => sum + size, 0));
   return {
-    start: `<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<link rel="icon" href="data:,">
-<title>${escapeHtml(names.at(-1)!)}</title>
-<style>${PAGE_STYLE}</style>
-<h1>${crumbs.join(" / ")}</h1>
+    start: `${pageHead(escapeHtml(names.at(-1)!), PAGE_STYLE)}<h1>${crumbs.join(" / ")}</h1>
 <form><input type="search" name="q" value="${escapeHtml(filter)}" placeholder="Filter" aria-label="Filter by name">
 <input type="hidden" name="sort" value="${sort}">${view}</form>
 ${isGrid ? "<ul>" : `<table><tr>${columns.join("")}`}\n`,
@@ -1195,21 +1153,9 @@ const ALLOW = "GET, HEAD, OPTIONS";
 const NO_CACHE = "no-cache"; // "ask before you use it again", not "don't keep it"
 const NO_STORE = "no-store"; // "don't keep it"
 
-const NOT_FOUND_HTML = `<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<link rel="icon" href="data:,">
-<title>404 Not Found</title>
-<style>:root { color-scheme: light dark; font: 1.25rem/1.5 system-ui, sans-serif; text-align: center }</style>
-<h1>404 Not Found</h1>
-<p>There is nothing at this address.</p>
-`;
-
 /** The fields that every answer carries, and the answers that are no more than fields and a line. */
 class Fields {
-  #failures = new Map<number, Response>();
-  #notFound?: Response;
+  #failures = new Map<string, Response>();
 
   constructor(private readonly options: Pick<Options, "base" | "cors" | "headers" | "maxAge">) {}
 
@@ -1227,7 +1173,7 @@ class Fields {
       fields.set("access-control-expose-headers", "*");
     }
     for (const [name] of headers) fields.delete(name);
-    for (const [name, value] of headers) fields.append(name, value);
+    for (const field of headers) fields.append(...field);
   }
 
   /** Returns an answer that is no representation of a file. */
@@ -1237,33 +1183,25 @@ class Fields {
     return response;
   }
 
-  /** Returns an answer that says its status in one plain line. */
-  fail(status: number, extra?: Record<string, string>): Response {
-    const known = extra === undefined ? this.#failures.get(status) : undefined;
+  /** Returns an answer that says its status: in one plain line, or on a page for a client that prefers HTML. */
+  fail(request: Request, status: StatusCode, extra?: Record<string, string>): Response {
+    const type = accepts(request, "text/plain", "text/html") ?? "text/plain";
+    const key = `${status} ${type}`;
+    const known = extra === undefined ? this.#failures.get(key) : undefined;
     if (known !== undefined) return known.clone();
-    const text = `${status} ${STATUS_TEXT[status as StatusCode]}\n`;
-    const fields = { "content-type": "text/plain; charset=UTF-8", "content-length": `${text.length}`, ...extra };
-    const response = this.answer(text, fields, status);
-    if (extra === undefined) this.#failures.set(status, response.clone());
+    const text = `${status} ${STATUS_TEXT[status]}`;
+    const body = type === "text/html"
+      ? `${pageHead(text, "body { text-align: center }")}<h1>${text}</h1>\n`
+      : `${text}\n`;
+    const fields = { "content-type": `${type}; charset=UTF-8`, "content-length": `${body.length}`, "vary": "Accept" };
+    const response = this.answer(body, { ...fields, ...extra }, status);
+    if (extra === undefined) this.#failures.set(key, response.clone());
     return response;
-  }
-
-  /** Returns the 404 of a site that has no page for it: a plain line, or a page for a client that prefers HTML. */
-  failNotFound(request: Request): Response {
-    const vary = "Accept";
-    if (accepts(request, "text/plain", "text/html") === "text/html") {
-      return this.answer(NOT_FOUND_HTML, {
-        "content-type": "text/html; charset=UTF-8",
-        "content-length": `${NOT_FOUND_HTML.length}`,
-        vary,
-      }, 404);
-    }
-    return (this.#notFound ??= this.fail(404, { vary })).clone();
   }
 
   /** Returns a permanent redirect that names no host, so that nothing the client sent can become one. */
   redirect(path: string, query: string): Response {
-    return this.answer(null, { location: this.options.base.slice(0, -1) + encodePath(path) + toAscii(query) }, 301);
+    return this.answer(null, { location: inBase(this.options.base, path) + toAscii(query) }, 301);
   }
 
   isPreflight({ method, headers }: Request): boolean {
@@ -1283,33 +1221,43 @@ class Fields {
   }
 }
 
+/** Returns the start of a page; the style is added to what all pages share. */
+function pageHead(title: string, style: string): string {
+  return `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<link rel="icon" href="data:,">
+<title>${title}</title>
+<style>:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif }
+${style}</style>
+`;
+}
+
 function isHtml(fields: Headers): boolean {
   return fields.get("content-type")?.startsWith("text/html") ?? false;
 }
 
 /** The status of what the file system says, by the error's name or code; nothing else of it reaches the client. */
-const ERROR_STATUS: Record<string, StatusCode> = {
-  NotFound: 404,
-  ENOENT: 404, // Windows, of a name that it can't have
-  NotADirectory: 404, // a path through a file
-  FilesystemLoop: 404, // links in a circle
-  ELOOP: 404,
-  ENAMETOOLONG: 404,
-  InvalidData: 404, // a link to a name that is not UTF-8
-  IsADirectory: 404, // it was a file when it was looked at
-  PermissionDenied: 403,
-  EACCES: 403,
-  NotCapable: 403, // the sandbox forbids it
-  EMFILE: 503, // too many open files
-  ENFILE: 503,
-  Busy: 503,
-  EBUSY: 503,
-  ChangedError: 503,
-};
+const ERROR_STATUS: [StatusCode, string[]][] = [
+  // A path through a file, links in a circle, a name that the system can't have, a file that became a folder: nothing there.
+  [404, [
+    "NotFound",
+    "ENOENT",
+    "NotADirectory",
+    "FilesystemLoop",
+    "ELOOP",
+    "ENAMETOOLONG",
+    "InvalidData",
+    "IsADirectory",
+  ]],
+  [403, ["PermissionDenied", "EACCES", "NotCapable"]],
+  [503, ["EMFILE", "ENFILE", "Busy", "EBUSY", "ChangedError"]],
+];
 
 function statusOf(error: unknown): StatusCode {
   const { name = "", code = "" } = error as { name?: string; code?: string };
-  return ERROR_STATUS[name] ?? ERROR_STATUS[code] ?? 500;
+  return ERROR_STATUS.find(([, errors]) => errors.includes(name) || errors.includes(code))?.[0] ?? 500;
 }
 
 function delay(milliseconds: number): Promise<void> {
@@ -1332,19 +1280,12 @@ function logError(text: string): void {
 }
 
 /** Returns a line of the log: time, client address, method, target, status, bytes of the body, milliseconds. */
-function logLine(
-  { method }: Request,
-  target: Target,
-  { status, headers }: Response,
-  start: number,
-  end: number,
-  info?: Info,
-) {
+function logLine(client: string, request: Request, target: Target, response: Response, start: number, end: number) {
+  const { status, headers } = response;
   // Where IPv6 takes IPv4 as well, an IPv4 address comes mapped (RFC 4291, 2.5.5.2).
-  const address = (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname.replace(/^::ffff:(?=.*\.)/, "") ?? "-";
-  const length = headers.get("content-length") ?? "-";
-  const time = new Date(end).toISOString();
-  return `${time} ${address} ${method} ${displayTarget(target)} ${status} ${length} ${end - start}ms`;
+  const from = `${new Date(end).toISOString()} ${client.replace(/^::ffff:(?=.*\.)/, "")}`;
+  const what = `${request.method} ${displayTarget(target)}`;
+  return `${from} ${what} ${status} ${headers.get("content-length") ?? "-"} ${end - start}ms`;
 }
 
 /** Returns a target as the log has it: without the authority, which may hold a password. */
@@ -1396,7 +1337,6 @@ const LIVE_EVENTS_PATH = `${LIVE_FOLDER}events`;
 const QUIET_TIME = 100; // ms without a change before pages reload: a build writes many files, an editor some
 const ROOT_INTERVAL = 1000; // ms between checks that the root is the same folder: one that moved away reports no more
 const CLOSE_DELAY = 6000; // ms after the end in which the watcher stays open: longer than the server takes to stop
-const UNREAD_LIMIT = 10; // events that a page may leave unread before its stream ends; it connects again
 
 /** A stylesheet, and the map that a compiler writes beside it. */
 const STYLESHEET = /\.css(?:\.map)?$/i;
@@ -1490,11 +1430,6 @@ class LiveReload {
     options.signal?.addEventListener("abort", () => this.#stop());
   }
 
-  /** Whether a path is one that {@linkcode respond} answers. */
-  isOwn(path: string): boolean {
-    return path.startsWith(LIVE_FOLDER);
-  }
-
   /** Answers with the script, or with the events since the version that the query names; other paths are none of its. */
   respond(path: string, query: string): Response | undefined {
     if (path === LIVE_EVENTS_PATH) return this.#openEvents(query);
@@ -1513,7 +1448,9 @@ class LiveReload {
 
     // A page in the place of another, such as a listing for a missing index.html, is to be told from that.
     const attribute = fields.has("accept-ranges") ? "" : " data-stand-in";
-    const element = `<script async src="${this.#inBase(LIVE_SCRIPT_PATH)}?${version}"${attribute}></script>\n`;
+    const element = `<script async src="${
+      inBase(this.options.base, LIVE_SCRIPT_PATH)
+    }?${version}"${attribute}></script>\n`;
     const bytes = content.open ? undefined : await new Blob([await page.bytes, element]).bytes();
     const headers = new Headers(fields);
     for (const name of ["etag", "last-modified"]) headers.delete(name);
@@ -1592,10 +1529,6 @@ class LiveReload {
     });
   }
 
-  #inBase(path: string): string {
-    return this.options.base.slice(0, -1) + path;
-  }
-
   /** Returns the path of a file below the root. */
   #pathOf(file: string): string {
     const { root } = this.folder;
@@ -1607,13 +1540,10 @@ class LiveReload {
     const paths = [...this.#changes].filter(identify).map((file) => this.#pathOf(file)); // an editor's temporary files are gone
     const sheets = paths.every((path) => STYLESHEET.test(path)) ? paths.filter((path) => !path.endsWith("map")) : [];
     this.version = crypto.randomUUID();
-    const event = this.#event(sheets.map((path) => this.#inBase(encodePath(path))));
+    const event = this.#event(sheets.map((path) => inBase(this.options.base, path)));
     if (this.#listeners.size > 0) this.#report(sheets.length > 0 ? "reloaded the stylesheet" : "reloaded");
     this.#changes = new Set();
-    for (const listener of this.#listeners) {
-      listener.enqueue(event);
-      if (listener.desiredSize! < -UNREAD_LIMIT) this.#end(listener);
-    }
+    for (const listener of this.#listeners) listener.enqueue(event);
   }
 
   /** Says what was done, and for which changes: of those that a build makes the first. */
@@ -1648,15 +1578,11 @@ class LiveReload {
   #stop(): void {
     clearInterval(this.#rootTimer);
     clearTimeout(this.#quietTimer);
-    for (const listener of this.#listeners) this.#end(listener);
+    for (const listener of this.#listeners) listener.close();
+    this.#listeners.clear();
     // Not at once, for it may hang: where a FIFO has come into the folder, Deno waits for its writer and holds a lock
     // meanwhile. A program that ends does without.
     setTimeout(() => this.#watch.watcher.close(), CLOSE_DELAY);
-  }
-
-  #end(listener: Listener): void {
-    listener.close();
-    this.#listeners.delete(listener);
   }
 }
 
@@ -1959,9 +1885,9 @@ function listen({ host = everyInterface(), port, tls }: Command, handler: Handle
 
 /** Returns `::` where that takes IPv4 as well, and may be listened on without a question; else all of IPv4. */
 function everyInterface(): string {
-  const isAllowed = () => Deno.permissions.querySync({ name: "net", host: "[::]" }).state === "granted";
   try {
-    if (Deno.build.os === "windows" || !isAllowed()) return "0.0.0.0";
+    const { state } = Deno.permissions.querySync({ name: "net", host: "[::]" });
+    if (Deno.build.os === "windows" || state !== "granted") return "0.0.0.0";
     Deno.listen({ hostname: "::", port: 0 }).close();
     return "::";
   } catch {
@@ -1984,7 +1910,7 @@ function isLoopback(host: string): boolean {
   return host === "localhost" || host === "::1" || host.startsWith("127.");
 }
 
-/** Says what is served and where: to a person in a few lines, to a file or a program in the first one. */
+/** Says what is served and where. */
 function announce({ host, port: named, tls, options }: Command, root: string, { hostname, port }: Deno.NetAddr): void {
   const isEverywhere = hostname === "0.0.0.0" || hostname === "::";
   const base = tidyBase(options.base ?? DEFAULTS.base);
@@ -1993,18 +1919,16 @@ function announce({ host, port: named, tls, options }: Command, root: string, { 
   const folder = `${displayName(root)}${isCurrent ? " (the current folder)" : ""}`;
   const note = named === undefined && port !== DEFAULT_PORT ? ` (port ${DEFAULT_PORT} is taken)` : "";
   const unencrypted = tls ? "" : " Without HTTPS (--cert and --key) the password can be read on the wire.";
+  const isPublic = Deno.stdout.isTerminal() && !isLoopback(hostname);
   const remarks = [
+    ...isPublic ? ["Other machines can reach it too; --host 127.0.0.1 keeps it to this one."] : [],
     ...options.live ? ["Pages reload when a file changes (--live)."] : [],
     ...options.auth === undefined ? [] : [`Clients must log in (--auth).${unencrypted}`],
   ];
-  if (!Deno.stdout.isTerminal()) return console.log([`Serving ${folder} at ${url}${note}`, ...remarks].join("\n"));
-
-  const bold = "font-weight: bold";
-  const link = `${bold}; color: green`;
-  console.log("Serving %c%s%c\n     at %c%s%c%s", bold, folder, "", link, url, "", note);
-  if (!isLoopback(hostname)) console.log("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
+  const [bold, link] = ["font-weight: bold", "font-weight: bold; color: green"]; // on a terminal alone
+  console.log("Serving %c%s%c at %c%s%c%s", bold, folder, "", link, url, "", note);
   for (const remark of remarks) console.log(remark);
-  console.log("Ctrl-C stops it.\n");
+  if (Deno.stdout.isTerminal()) console.log("Ctrl-C stops it.\n");
 }
 
 const LOG_DELAY = 50; // ms that a line of the log may wait for others
@@ -2013,7 +1937,7 @@ const LOG_LIMIT = 1 << 20; // characters that may wait for a reader that doesn't
 /** The request log on stdout. Lines are written in batches: to write each by itself would halve the speed. */
 class LogWriter {
   #waiting = "";
-  #written: Promise<void> | undefined;
+  #written?: Promise<void>;
   #isClosed = false;
   #isForPerson = Deno.stdout.isTerminal() && !Deno.noColor;
 
