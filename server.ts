@@ -1346,7 +1346,6 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 {
   const script = document.currentScript;
   script.remove(); // the page is to be what it is without it
-  const isStandIn = "standIn" in script.dataset;
   const started = Symbol.for("http-server --live");
   let version, events;
 
@@ -1385,13 +1384,12 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
     return links.length > 0;
   }
 
-  // A page that is gone, as in the middle of a build, stays on the screen until it is back; it takes ranges, which a
-  // listing or a 404 in its place does not.
+  // A page that is gone, as in the middle of a build, stays on the screen until it is back.
   async function reload() {
     events.close(); // its connection may be the last one
-    const { headers } = await fetch(location.href, { method: "HEAD" }).catch(() => new Response());
-    const isPage = headers.get("content-type")?.startsWith("text/html");
-    if (isPage && (isStandIn || headers.has("accept-ranges"))) location.reload();
+    const { ok, status } = await fetch(location.href, { method: "HEAD" }).catch(() => Response.error());
+    const [{ responseStatus }] = performance.getEntriesByType("navigation"); // a page of a 404 may change, too
+    if (ok || status === responseStatus) location.reload();
     else listen();
   }
 }
@@ -1446,11 +1444,7 @@ class LiveReload {
     const { content, fields, status } = page;
     if (!isHtml(fields) || fields.has("content-encoding") || !isForDocument(request)) return page;
 
-    // A page in the place of another, such as a listing for a missing index.html, is to be told from that.
-    const attribute = fields.has("accept-ranges") ? "" : " data-stand-in";
-    const element = `<script async src="${
-      inBase(this.options.base, LIVE_SCRIPT_PATH)
-    }?${version}"${attribute}></script>\n`;
+    const element = `<script async src="${inBase(this.options.base, LIVE_SCRIPT_PATH)}?${version}"></script>\n`;
     const bytes = content.open ? undefined : await new Blob([await page.bytes, element]).bytes();
     const headers = new Headers(fields);
     for (const name of ["etag", "last-modified"]) headers.delete(name);
