@@ -141,8 +141,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   function handle(request: Request, info?: Info): Response | Promise<Response> {
     const start = log === undefined ? 0 : now();
     const target = splitUrl(request.url, base);
-    const answer = refuse(request, target) ?? answerFromCache(request, target, info) ??
-      answerSafely(request, target, info);
+    const answer = refuse(request, target) ?? answerSafely(request, target, info);
     if (log === undefined && request.method !== "HEAD") return answer;
     const finish = (response: Response) => {
       const client = (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
@@ -152,14 +151,6 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       return request.method === "HEAD" ? withoutBody(response) : response;
     };
     return answer instanceof Promise ? answer.then(finish) : finish(answer);
-  }
-
-  /** Answers a GET where the cache has the file, and the disk still has the same one; mostly at once. */
-  function answerFromCache(request: Request, target: Target, info?: Info): Response | Promise<Response> | undefined {
-    if (live !== undefined || request.method !== "GET") return undefined;
-    const representation = cache.lookUp(target.path + (target.path.endsWith("/") ? INDEX : ""), request.headers);
-    const answer = representation && send(request, representation, fields, info);
-    return answer instanceof Promise ? answer.catch(() => answerSafely(request, target, info)) : answer;
   }
 
   /** Turns every error into an answer. */
@@ -185,11 +176,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (request.method !== "GET" && request.method !== "HEAD") return fields.fail(request, 405, { allow: ALLOW });
     const version = live?.version; // before the read, so that a later change triggers a reload
     const selected = live?.respond(path, target.query) ?? select(request, path, target.query);
-    if (selected instanceof Response) return selected;
-    return Promise.resolve(selected).then(async (selected) => {
-      if (selected instanceof Response) return selected;
-      return await send(request, await live?.addScript(request, selected, version!) ?? selected, fields, info);
-    });
+    const sendSelected = async (selected: Selected) =>
+      await send(request, await live?.addScript(request, selected, version!) ?? selected, fields, info);
+    if (selected instanceof Promise) return selected.then(sendSelected);
+    return live === undefined ? send(request, selected, fields, info) : sendSelected(selected);
   }
 
   /** Returns the answer to what goes to another host or place, or lacks the password, as a preflight may (Fetch standard, 3.3.5). */
@@ -203,15 +193,14 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   /** Returns what lies at a path, in the encoding that suits the request, or the answer where nothing does. */
   function select(request: Request, path: string, query: string): Selected | Promise<Selected> {
-    const entry = folder.find(path);
+    const isFolderPath = path.endsWith("/");
+    const file = folder.find(isFolderPath ? path + INDEX : path);
+    if (file?.isFile) return cache.get(file, request.headers);
+    const entry = isFolderPath ? folder.find(path) : file;
     if (entry === undefined) return selectFallback(request, path);
 
     // A page's relative links count from its URL: a folder's ends with a slash, a file's doesn't.
-    const isFolderPath = path.endsWith("/");
     if (entry.isFile === isFolderPath) return fields.redirect(isFolderPath ? entry.path : `${path}/`, query);
-
-    const file = entry.isFile ? entry : folder.find(path + INDEX);
-    if (file?.isFile) return cache.get(file, request.headers);
     return listing ? list(folder, entry, cache, request, query) : selectNotFound(request, path);
   }
 
@@ -227,35 +216,33 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   /** Returns the `404.html` nearest to the path on the way up to the root, or one plain line. */
   function selectNotFound(request: Request, path: string): Selected | Promise<Selected> {
-    let page: Representation | Entry | undefined;
+    let page: Entry | undefined;
     // From the root down, as far as there are folders: a path of 30,000 segments costs a look, not 30,000.
     for (let level = "/", depth = 0; level !== "" && depth < NOT_FOUND_DEPTH; depth++) {
-      const candidate = level + NOT_FOUND_PAGE;
-      const known = cache.lookUp(encodePath(candidate), request.headers);
-      if (known === undefined && level !== "/" && folder.find(level)?.isFile !== false) break;
-      const found = known ?? folder.findFallback(candidate);
-      if (found instanceof Representation || found?.isFile) page = found;
+      const found = folder.findFallback(level + NOT_FOUND_PAGE);
+      if (found?.isFile) page = found;
+      else if (level !== "/" && folder.find(level)?.isFile !== false) break;
       level = path.slice(0, path.indexOf("/", level.length) + 1);
     }
     if (page === undefined) return fields.fail(request, 404);
-    if (page instanceof Representation) return page.asNotFound();
-    return cache.get(page, request.headers).then((page) => page.asNotFound());
+    return Promise.resolve(cache.get(page, request.headers)).then((page) => page.asNotFound());
   }
 }
 
 /** What answers a request, before its conditions and ranges are looked at; or an answer that has none. */
 type Selected = Representation | Response;
 
-/** Answers with a representation: whole, a range of it, or with 304, 412 or 416 where the request asks for that. */
-function send(request: Request, representation: Representation, fields: Fields, info?: Info) {
-  const part = selectPart(request, representation);
-  if (part === 304) return representation.answerNotModified(fields);
+/** Answers with what was selected: whole, a range of it, or with 304, 412 or 416 where the request asks for that. */
+function send(request: Request, selected: Selected, fields: Fields, info?: Info): Response | Promise<Response> {
+  if (selected instanceof Response) return selected;
+  const part = selectPart(request, selected);
+  if (part === 304) return selected.answerNotModified(fields);
   if (part === 412) return fields.fail(request, 412);
-  if (part === 416) return fields.fail(request, 416, { "content-range": `bytes */${representation.content.size}` });
+  if (part === 416) return fields.fail(request, 416, { "content-range": `bytes */${selected.content.size}` });
   // Over HTTP/2, which browsers speak with HTTPS alone, more bytes than announced are an error; Deno.serve cuts them off
   // over HTTP/1, and nobody does for other callers.
   const isExact = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
-  return part === undefined ? representation.answer(isExact) : representation.answerRange(part, isExact);
+  return part === undefined ? selected.answer(isExact) : selected.answerRange(part, isExact);
 }
 
 /** Returns the answer to a HEAD (RFC 9110, 9.3.2). */
@@ -382,6 +369,7 @@ const SETTLING_TIME = 2000; // ms after a change in which another may leave no t
 const READ_SIZE = 1 << 20; // bytes of the largest file that is read into memory
 const SYNC_SIZE = 64 << 10; // bytes up to which a read takes less time than to hand it to another thread
 const SNIFFED_SIZE = 1024; // bytes of a file without a known extension that are looked at
+const FOUND_LIMIT = 20_000; // entries that are remembered
 const MISSES = 10; // files that were not there before `node:fs` is loaded, which takes 15 ms
 
 /** Extensions whose registered types are something else's: TypeScript is not a film. */
@@ -391,6 +379,7 @@ const SOURCE_CODE: [string, null][] = [[".ts", null], [".tsx", null], [".mts", n
 class Folder {
   readonly root: string;
   #types = new Map<string, string | null>(SOURCE_CODE);
+  #found = new LruCache<Entry>(FOUND_LIMIT);
   #misses = 0;
   #existsSync?: (path: string) => boolean;
   #lastEntered = { folder: "", time: 0 };
@@ -404,6 +393,8 @@ class Folder {
 
   /** Returns what lies at a path, unless it is hidden, outside the root, or neither a regular file nor a folder. */
   find(path: string): Entry | undefined {
+    const known = this.#found.get(path);
+    if (known !== undefined && this.isUnchanged(known)) return known;
     const { dotfiles, symlinks, now } = this.options;
     if (!dotfiles && isHidden(path)) return undefined;
     const trimmed = path.length > 1 && path.endsWith("/") ? path.slice(0, -1) : path;
@@ -426,7 +417,9 @@ class Folder {
       const isDated = mtime > 0 && mtime <= time; // what lies in the future says nothing
       const isStable = time - Math.max(ctime, isDated ? mtime : 0) > SETTLING_TIME;
       const resolvedUntil = dirname(realPath) === realRoot ? Infinity : 0; // no folder is above it that could change
-      return { path: trimmed, file, realPath, resolvedUntil, isFile, size, mtime, isDated, version, isStable };
+      const entry = { path: trimmed, file, realPath, resolvedUntil, isFile, size, mtime, isDated, version, isStable };
+      if (isStable) this.#found.set(path, entry, 1);
+      return entry;
     } catch (error) {
       if (statusOf(error) !== 404) throw error;
       if (++this.#misses === MISSES) this.#existsSync = globalThis.process.getBuiltinModule("node:fs").existsSync;
@@ -634,8 +627,9 @@ interface Content {
   open?: (options: SendOptions, init: ResponseInit) => Promise<Response>;
   /** Its length in bytes; undefined where it has no ranges. */
   size?: number;
-  /** The other encodings that the file can be sent in. */
+  /** The other encodings that the file can be sent in, and those that it lay in, precompressed, when it was read. */
   encodings: Encoding[];
+  precompressed?: Encoding[];
 }
 
 /** A file in one encoding, with its answers ready-made (RFC 9110, 3.2). What it answers never changes. */
@@ -712,32 +706,26 @@ class FileCache {
     private readonly isEncodable: (type: string) => boolean,
   ) {}
 
-  /** Returns what the cache has at a path, as a URL has it, where the disk still has the same. */
-  lookUp(path: string, request: Headers): Representation | undefined {
-    const plain = this.#cached.get(`${path} identity`);
-    const file = plain?.content.sources[0];
-    if (file === undefined || !this.folder.isUnchanged(file)) return undefined;
-    const encoding = this.#chooseEncoding(plain!, request);
-    if (encoding === "identity") return plain;
-    const encoded = this.#cached.get(`${path} ${encoding}`);
-    const [original, precompressed] = encoded?.content.sources ?? [];
-    if (original === undefined || !isSameVersion(original.version, file.version)) return undefined;
-    return precompressed === undefined || this.folder.isUnchanged(precompressed) ? encoded : undefined;
+  /** Returns a file that was just found: at once where the cache has it. */
+  get(entry: Entry, request: Headers): Representation | Promise<Representation> {
+    const plain = this.#share("identity", [entry], () => this.#load(entry));
+    if (plain instanceof Promise) return plain.then((plain) => this.#encode(plain, entry, request));
+    return this.#encode(plain, entry, request);
   }
 
-  /** Returns a file that was just found, from the cache or made anew. */
-  async get(entry: Entry, request: Headers): Promise<Representation> {
-    const plain = await this.#share("identity", [entry], () => this.#load(entry));
+  /** Returns the file in the encoding that suits the request. */
+  #encode(plain: Representation, entry: Entry, request: Headers): Representation | Promise<Representation> {
     const encoding = this.#chooseEncoding(plain, request);
     if (encoding === "identity") return plain;
-    const precompressed = this.#findPrecompressed(entry, encoding);
+    const isPrecompressed = plain.content.precompressed?.includes(encoding);
+    const precompressed = isPrecompressed ? this.#findPrecompressed(entry, encoding) : undefined;
     if (precompressed !== undefined) {
-      return await this.#share(encoding, [entry, precompressed], () => this.#load(entry, precompressed, encoding));
+      return this.#share(encoding, [entry, precompressed], () => this.#load(entry, precompressed, encoding));
     }
     if (compressorsFor(entry.size).includes(encoding)) {
-      return await this.#share(encoding, [entry], () => this.#compress(plain, encoding));
+      return this.#share(encoding, [entry], () => this.#compress(plain, encoding));
     }
-    this.#cached.delete(`${encodePath(entry.path)} identity`); // it counts on a precompressed file that has gone
+    this.#cached.delete(`identity ${entry.path}`); // it counts on a precompressed file that has gone
     return plain;
   }
 
@@ -759,15 +747,16 @@ class FileCache {
   }
 
   /** Returns the representation of its sources: the cached one, one that is in progress for another request, or a new one. */
-  #share(encoding: Encoding, sources: Entry[], make: () => Promise<Representation>): Promise<Representation> {
+  #share(encoding: Encoding, sources: Entry[], make: () => Promise<Representation>) {
     // What may change without a trace is read for each request.
     if (!sources.every((source) => source.isStable)) return make();
-    const key = `${encodePath(sources[0]!.path)} ${encoding}`; // a path as a URL has it holds no space
-    const version = sources.map((source) => source.version).join();
+    const key = `${encoding} ${sources[0]!.path}`;
     const cached = this.#cached.get(key);
-    if (cached?.content.sources.map((source) => source.version).join() === version) return Promise.resolve(cached!);
+    const isCurrent = (source: Entry, index: number) =>
+      isSameVersion(source.version, cached!.content.sources[index]?.version ?? []);
+    if (cached?.content.sources.length === sources.length && sources.every(isCurrent)) return cached;
 
-    const work = `${key} ${version}`;
+    const work = `${key} ${sources.map((source) => source.version)}`;
     let representation = this.#inProgress.get(work);
     if (representation === undefined) {
       representation = make().then((made) => {
@@ -795,13 +784,13 @@ class FileCache {
     if (encoding !== undefined) fields.set("content-encoding", encoding);
     this.fields.finish(fields, 200);
 
-    const canBe = (other: Encoding) =>
-      compressorsFor(size).includes(other) || this.#findPrecompressed(original, other) !== undefined;
-    const encodings = isCompressible && encoding === undefined ? ENCODINGS.filter(canBe) : [];
+    const isOriginal = isCompressible && encoding === undefined;
+    const lying = isOriginal ? ENCODINGS.filter((other) => this.#findPrecompressed(original, other)) : [];
+    const encodings = isOriginal ? [...lying, ...compressorsFor(size)] : [];
     const sources = precompressed === undefined ? [original] : [original, precompressed];
-    if (isCached) return new Representation({ sources, size, encodings }, fields, bytes);
-    const open: Content["open"] = (options, init) => this.folder.send(entry, options, init);
-    return new Representation({ sources, size, encodings, open }, fields);
+    const content: Content = { sources, size, encodings, precompressed: lying };
+    if (!isCached) content.open = (options, init) => this.folder.send(entry, options, init);
+    return new Representation(content, fields, isCached ? bytes : undefined);
   }
 
   /** Makes the representation of a file in an encoding that it does not lie in; the file itself where that is no smaller. */
@@ -1440,7 +1429,8 @@ class LiveReload {
    * Returns a page with the script's element at its end, a page too big for the cache without, and all else as it is. The
    * root must have had the version before the page was read.
    */
-  async addScript(request: Request, page: Representation, version: string): Promise<Representation> {
+  async addScript(request: Request, page: Selected, version: string): Promise<Selected> {
+    if (page instanceof Response) return page;
     const { content, fields, status } = page;
     if (!isHtml(fields) || fields.has("content-encoding") || !isForDocument(request)) return page;
 
