@@ -219,7 +219,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     let page: Entry | undefined;
     // From the root down, as far as there are folders: a path of 30,000 segments costs a look, not 30,000.
     for (let level = "/", depth = 0; level !== "" && depth < NOT_FOUND_DEPTH; depth++) {
-      const found = folder.findFallback(level + NOT_FOUND_PAGE);
+      const found = folder.find(level + NOT_FOUND_PAGE);
       if (found?.isFile) page = found;
       else if (level !== "/" && folder.find(level)?.isFile !== false) break;
       level = path.slice(0, path.indexOf("/", level.length) + 1);
@@ -382,8 +382,6 @@ class Folder {
   #found = new LruCache<Entry>(FOUND_LIMIT);
   #misses = 0;
   #existsSync?: (path: string) => boolean;
-  #lastEntered = { folder: "", time: 0 };
-  #lastMissing = { path: "", time: 0 };
 
   /** Throws where the root does not exist. */
   constructor(private readonly options: Pick<Options, "root" | "dotfiles" | "symlinks" | "now">) {
@@ -427,26 +425,11 @@ class Folder {
     }
   }
 
-  /** Returns the same for what every 404 looks for: that nothing is there counts for the rest of a millisecond. */
-  findFallback(path: string): Entry | undefined {
-    const time = this.options.now();
-    if (path === this.#lastMissing.path && time === this.#lastMissing.time) return undefined;
-    const entry = this.find(path);
-    if (entry === undefined) this.#lastMissing = { path, time };
-    return entry;
-  }
-
   /** Whether certainly nothing is there; the error that says so takes five times as long as all the rest of a 404. */
   #isMissing(file: string): boolean {
     if (this.#existsSync === undefined || this.#existsSync(file)) return false;
-    // It says no of what may not be looked at, too. So the folder has to be one that everybody may look into, which is
-    // asked once for all looks of a millisecond.
-    const folder = file.slice(0, file.lastIndexOf("/"));
-    const time = this.options.now();
-    if (folder === this.#lastEntered.folder && time === this.#lastEntered.time) return true;
-    if (((Deno.statSync(folder).mode ?? 0) & 0o111) !== 0o111) return false;
-    this.#lastEntered = { folder, time };
-    return true;
+    // It says no of what may not be looked at, too: the folder has to be one that everybody may look into.
+    return ((Deno.statSync(dirname(file)).mode ?? 0) & 0o111) === 0o111;
   }
 
   /** Whether the disk still has what was found there, in the same place. */
