@@ -500,18 +500,20 @@ class Folder {
     return type ?? (isText(start.subarray(0, SNIFFED_SIZE)) ? "text/plain; charset=UTF-8" : "application/octet-stream");
   }
 
-  /** Yields what a folder holds that a click would open, in batches of so many names; throws where it may not be read. */
-  async *list(folder: Entry, batch: number): AsyncGenerator<Listed[]> {
-    let listed: Listed[] = [];
-    let count = 0;
+  /** Yields the names in a folder, in batches of so many; throws where it may not be read. */
+  async *list(folder: Entry, batch: number): AsyncGenerator<Deno.DirEntry[]> {
+    let entries: Deno.DirEntry[] = [];
     for await (const entry of Deno.readDir(folder.realPath)) {
-      const found = this.#look(folder, entry);
-      if (found !== undefined) listed.push(found);
-      if (++count % batch !== 0) continue;
-      yield listed;
-      listed = [];
+      if (entries.push(entry) < batch) continue;
+      yield entries;
+      entries = [];
     }
-    yield listed;
+    yield entries;
+  }
+
+  /** Returns those of a folder's names that a click would open. */
+  look(folder: Entry, entries: Deno.DirEntry[]): Listed[] {
+    return entries.map((entry) => this.#look(folder, entry)).filter((listed) => listed !== undefined);
   }
 
   #look(folder: Entry, { name, isFile, isDirectory, isSymlink }: Deno.DirEntry): Listed | undefined {
@@ -793,13 +795,18 @@ class FileCache {
     // Deno compresses on the thread that answers. So everybody else has a turn after so many bytes.
     this.#sizeOfTurn += bytes.length;
     if (this.#sizeOfTurn > TURN_SIZE) {
-      await (this.#nextTurn = this.#nextTurn.then(() => delay(0)));
+      await this.takeTurn();
       this.#sizeOfTurn = 0;
     }
     const compressed = compress(bytes, encoding);
     if (compressed.length >= bytes.length) return plain;
     fields.set("content-length", `${compressed.length}`);
     return new Representation({ sources, size: compressed.length, encodings: [] }, fields, compressed);
+  }
+
+  /** Lets everybody else have a turn. Of those who wait here one goes on at a time. */
+  takeTurn(): Promise<void> {
+    return this.#nextTurn = this.#nextTurn.then(() => delay(0)).then(() => delay(0));
   }
 
   /** Returns the precompressed file of another, unless it is older than that. */
@@ -965,11 +972,14 @@ const ORDERS = new Map([
   ["time", { head: "Modified", direction: "descending", valueOf: ({ mtime }: Listed) => mtime }],
 ]);
 
-const BATCH = 500; // names of a folder that are looked at, ordered or written before others have a turn
+const BATCH = 250; // names of a folder that are looked at, ordered or written before others have a turn
 const PICTURE = /\.(?:apng|avif|bmp|gif|ico|jpe?g|jxl|png|svg|webp)$/i;
 
 /** How a listing is written. */
 type Format = { start: string; write: (item: Listed, index: number) => string; end: string };
+
+/** What a listing has in all. */
+type Total = { files: number; folders: number; bytes: number; hasPictures: boolean };
 
 type Compare = (one: Listed, other: Listed) => number;
 
@@ -981,8 +991,8 @@ async function list(folder: Folder, entry: Entry, cache: FileCache, request: Req
   const params = new URLSearchParams(query);
   if (!ORDERS.has(params.get("sort")!)) params.set("sort", "name");
   const names = [basename(folder.root), ...entry.path.split("/").filter(Boolean)];
-  const formatOf = (items: Listed[]) => isJson ? JSON_FORMAT : pageFormat(items, names, params);
-  const parts = render(folder.list(entry, BATCH), params, formatOf);
+  const formatOf = (total: Total) => isJson ? JSON_FORMAT : pageFormat(total, names, params);
+  const parts = render(folder, entry, params, formatOf, cache);
   const first = await parts.next();
   // A big folder is sent in parts, so that the work ends when the client goes away.
   const body = first.value === ""
@@ -993,9 +1003,11 @@ async function list(folder: Folder, entry: Entry, cache: FileCache, request: Req
 
 /** Yields a listing in parts, and an empty one where others have had a turn. */
 async function* render(
-  batches: AsyncIterable<Listed[]>,
+  folder: Folder,
+  entry: Entry,
   params: URLSearchParams,
-  formatOf: (items: Listed[]) => Format,
+  formatOf: (total: Total) => Format,
+  cache: FileCache,
 ): AsyncGenerator<string> {
   const filter = foldCase(params.get("q") ?? "");
   const { valueOf } = ORDERS.get(params.get("sort")!)!;
@@ -1003,35 +1015,51 @@ async function* render(
   const compare: Compare = (one, other) =>
     Number(one.isFile) - Number(other.isFile) || valueOf(other) - valueOf(one) || names.compare(one.name, other.name);
   const sorted: Listed[][] = [];
-  for await (const batch of batches) {
-    if (sorted.length > 0) yield* takeTurn();
-    sorted.push(batch.filter(({ name }) => foldCase(name).includes(filter)).sort(compare));
+  const total: Total = { files: 0, folders: 0, bytes: 0, hasPictures: false };
+  for await (const batch of folder.list(entry, BATCH)) {
+    if (sorted.length > 0) yield* pause(cache);
+    const listed = folder.look(entry, batch).filter(({ name }) => foldCase(name).includes(filter));
+    for (const item of listed) addTo(total, item);
+    sorted.push(listed.sort(compare));
   }
-  while (sorted.length > 1) sorted.push(yield* merge(sorted.shift()!, sorted.shift()!, compare));
+  while (sorted.length > 1) sorted.push(yield* merge(sorted.shift()!, sorted.shift()!, compare, cache));
   const [items = []] = sorted;
-  const { start, write, end } = formatOf(items);
+  const { start, write, end } = formatOf(total);
   yield start;
   for (let index = 0; index < items.length; index += BATCH) {
-    if (index > 0) yield* takeTurn();
+    if (index > 0) yield* pause(cache);
     yield items.slice(index, index + BATCH).map((item, offset) => write(item, index + offset)).join("");
   }
   yield end;
 }
 
-async function* takeTurn(): AsyncGenerator<string, void> {
-  await delay(0);
+async function* pause(cache: FileCache): AsyncGenerator<string, void> {
+  await cache.takeTurn();
   yield "";
 }
 
 /** Merges two sorted lists; to sort all at once would keep others waiting. */
-async function* merge(one: Listed[], other: Listed[], compare: Compare): AsyncGenerator<string, Listed[]> {
+async function* merge(
+  one: Listed[],
+  other: Listed[],
+  compare: Compare,
+  cache: FileCache,
+): AsyncGenerator<string, Listed[]> {
+  yield* pause(cache);
   const merged: Listed[] = [];
   for (let i = 0, j = 0; i < one.length || j < other.length;) {
     const isNext = j === other.length || i < one.length && compare(one[i]!, other[j]!) <= 0;
     merged.push(isNext ? one[i++]! : other[j++]!);
-    if (merged.length % (10 * BATCH) === 0) yield* takeTurn();
+    if (merged.length % (10 * BATCH) === 0) yield* pause(cache);
   }
   return merged;
+}
+
+function addTo(total: Total, { name, isFile, size }: Listed): void {
+  if (!isFile) return void total.folders++;
+  total.files++;
+  total.bytes += size;
+  total.hasPictures ||= PICTURE.test(name);
 }
 
 function foldCase(name: string): string {
@@ -1069,10 +1097,9 @@ img { display: block; width: 100%; height: 9rem; object-fit: contain; background
 @media (max-width: 40rem) { td:nth-child(3), th:nth-child(3) { display: none } }`;
 
 /** Returns how a page is written. It works without scripts, under any policy. */
-function pageFormat(items: Listed[], names: string[], params: URLSearchParams): Format {
+function pageFormat({ files, folders, bytes, hasPictures }: Total, names: string[], params: URLSearchParams): Format {
   const [sort, filter] = [params.get("sort")!, params.get("q") ?? ""];
   const isGrid = params.get("view") === "grid";
-  const files = items.filter(({ isFile }) => isFile);
   const linkTo = (changed: Record<string, string>, text: string) =>
     `<a href="?${escapeHtml(`${new URLSearchParams({ sort, q: filter, ...changed })}`)}">${text}</a>`;
   const columns = [...ORDERS].map(([name, { head, direction }]) =>
@@ -1082,9 +1109,7 @@ function pageFormat(items: Listed[], names: string[], params: URLSearchParams): 
     const up = "../".repeat(names.length - 1 - index);
     return up === "" ? `<bdi>${escapeHtml(name)}</bdi>` : `<a href="${up}"><bdi>${escapeHtml(name)}</bdi></a>`;
   });
-  const hasPictures = files.some(({ name }) => PICTURE.test(name));
   const view = isGrid ? linkTo({}, "List") : hasPictures ? linkTo({ view: "grid" }, "Pictures") : "";
-  const total = formatSize(files.reduce((sum, { size }) => sum + size, 0));
   return {
     start: `${pageHead(escapeHtml(names.at(-1)!), PAGE_STYLE)}<h1>${crumbs.join(" / ")}</h1>
 <form><input type="search" name="q" value="${escapeHtml(filter)}" placeholder="Filter" aria-label="Filter by name">
@@ -1092,14 +1117,15 @@ function pageFormat(items: Listed[], names: string[], params: URLSearchParams): 
 ${isGrid ? "<ul>" : `<table><tr>${columns.join("")}`}\n`,
     write: isGrid ? writePicture : writeRow,
     end: `${isGrid ? "</ul>" : "</table>"}
-<p>${items.length - files.length} folders, ${files.length} files, ${total}</p>\n`,
+<p>${folders} folders, ${files} files, ${formatSize(bytes)}</p>\n`,
   };
 }
 
 function writeRow({ name, isFile, size, mtime }: Listed): string {
   const local = new Date(mtime - new Date(mtime).getTimezoneOffset() * 60_000).toISOString(); // but for its Z
   const link = `<tr><td><a href="${encodeURIComponent(name)}${isFile ? "" : "/"}"><bdi>${escapeHtml(name)}</bdi></a>`;
-  const cell = isFile ? `<td title="${size.toLocaleString("en")} bytes">${formatSize(size)}` : "<td>";
+  const exact = `${size}`.replace(/\B(?=(?:\d{3})+$)/g, ","); // `toLocaleString` takes longer than all the rest
+  const cell = isFile ? `<td title="${exact} bytes">${formatSize(size)}` : "<td>";
   return `${link}${cell}<td>${local.slice(0, 10)} ${local.slice(11, 16)}\n`;
 }
 
