@@ -1,6 +1,7 @@
 /** What the tests of the server and those in a browser both build: a folder, and a server in a process of its own. */
 
 import { dirname, fromFileUrl, join } from "@std/path";
+import process from "node:process";
 
 export const here: string = dirname(dirname(fromFileUrl(import.meta.url)));
 export const script: string = join(here, "server.ts");
@@ -133,6 +134,10 @@ export class Served implements AsyncDisposable {
     }
   }
 
+  get pid(): number {
+    return this.#child.pid;
+  }
+
   get status(): Promise<Deno.CommandStatus> {
     return this.#child.status;
   }
@@ -164,4 +169,95 @@ export class Served implements AsyncDisposable {
     this.signal("SIGKILL");
     await this.finish();
   }
+}
+
+export async function chmod(file: string, mode: number): Promise<void> {
+  if (Deno.build.os !== "windows") await Deno.chmod(file, mode);
+}
+
+/** Runs a function with the rights of a user that has none, for root may read everything. */
+export async function withoutRights<T>(fn: () => Promise<T>): Promise<T> {
+  if (Deno.build.os === "windows" || Deno.uid() !== 0) return await fn();
+  process.seteuid!(65534);
+  try {
+    return await fn();
+  } finally {
+    process.seteuid!(0);
+  }
+}
+
+export interface Answer {
+  status: number;
+  headers: Headers;
+  text: string;
+}
+
+/** A client that sends bytes as they are and reads one answer after the other from the same connection. */
+export class RawClient implements Disposable {
+  #connection: Deno.Conn;
+  #buffer = new Uint8Array();
+
+  private constructor(connection: Deno.Conn) {
+    this.#connection = connection;
+  }
+
+  static async connect(port: number): Promise<RawClient> {
+    return new RawClient(await Deno.connect({ hostname: "127.0.0.1", port }));
+  }
+
+  async send(text: string | Uint8Array): Promise<void> {
+    const bytes = typeof text === "string" ? new TextEncoder().encode(text) : text;
+    for (let sent = 0; sent < bytes.length;) sent += await this.#connection.write(bytes.subarray(sent));
+  }
+
+  /** Returns the next answer, or undefined where the server closed the connection instead. */
+  async receive(method = "GET"): Promise<Answer | undefined> {
+    let end;
+    while ((end = indexOf(this.#buffer, "\r\n\r\n")) < 0) if (!await this.#read()) return undefined;
+    const [statusLine, ...fields] = new TextDecoder().decode(this.#buffer.subarray(0, end)).split("\r\n");
+    this.#buffer = this.#buffer.subarray(end + 4);
+    const status = Number(/ (\d{3}) /.exec(statusLine!)?.[1]);
+    const headers = new Headers();
+    for (const field of fields) headers.append(field.slice(0, field.indexOf(":")), field.slice(field.indexOf(":") + 1));
+    const hasBody = method !== "HEAD" && status !== 204 && status !== 304;
+    // What the runtime refuses by itself comes without a length, and ends the connection.
+    if (hasBody && status !== 400 && !headers.has("content-length")) throw new Error("no Content-Length");
+    const length = hasBody ? Number(headers.get("content-length") ?? 0) : 0;
+    while (this.#buffer.length < length) if (!await this.#read()) return undefined;
+    const text = new TextDecoder().decode(this.#buffer.subarray(0, length));
+    this.#buffer = this.#buffer.subarray(length);
+    return { status, headers, text };
+  }
+
+  async #read(): Promise<boolean> {
+    const chunk = new Uint8Array(65536);
+    const length = await this.#connection.read(chunk).catch(() => null);
+    if (length === null) return false;
+    const joined = new Uint8Array(this.#buffer.length + length);
+    joined.set(this.#buffer);
+    joined.set(chunk.subarray(0, length), this.#buffer.length);
+    this.#buffer = joined;
+    return true;
+  }
+
+  [Symbol.dispose](): void {
+    this.#connection.close();
+  }
+}
+
+function indexOf(bytes: Uint8Array, text: string): number {
+  return new TextDecoder("latin1").decode(bytes).indexOf(text);
+}
+
+/** How many files of a folder this process has open. */
+export function openFiles(root: string): number {
+  let count = 0;
+  for (const { name } of Deno.readDirSync("/proc/self/fd")) {
+    try {
+      if (Deno.readLinkSync(`/proc/self/fd/${name}`).startsWith(root)) count++;
+    } catch {
+      // Closed since the folder was read.
+    }
+  }
+  return count;
 }
