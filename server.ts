@@ -586,12 +586,14 @@ async function* exactly(size: number, body: ReadableStream<Bytes>): AsyncGenerat
 
 // File cache --------------------------------------------------------------------------------------------------------
 
+/** A content coding (RFC 9110, 8.4.1); identity is none. */
+export type Encoding = "br" | "zstd" | "gzip" | "identity";
+
 /**
- * The content codings that files are sent in (RFC 9110, 8.4.1), in the order of preference where a client has none; and
+ * The content codings that files are sent in, in the order of preference where a client has none; and
  * what follows the name of a precompressed file, which lies beside the original.
  */
-const SUFFIXES = { br: ".br", zstd: ".zst", gzip: ".gz", identity: "" };
-type Encoding = keyof typeof SUFFIXES;
+const SUFFIXES: Record<Encoding, string> = { br: ".br", zstd: ".zst", gzip: ".gz", identity: "" };
 const ENCODINGS = Object.keys(SUFFIXES) as Encoding[];
 
 /** The types that shrink; images, films, fonts for the web and archives are compressed already. */
@@ -806,6 +808,8 @@ class FileCache {
 
   /** Lets everybody else have a turn. Of those who wait here one goes on at a time. */
   takeTurn(): Promise<void> {
+    // Twice: a delay that began before the work of the one in front would be over at its end, and with no time to wait the
+    // event loop does not look at the network.
     return this.#nextTurn = this.#nextTurn.then(() => delay(0)).then(() => delay(0));
   }
 
@@ -868,8 +872,10 @@ export class LruCache<Value> {
   size = 0;
   #items = new Map<string, { value: Value; size: number }>(); // the next to go comes first
 
+  /** Starts with nothing in it. */
   constructor(readonly limit: number) {}
 
+  /** Returns the value of a key, which has then been used. */
   get(key: string): Value | undefined {
     const item = this.#items.get(key);
     if (item === undefined) return undefined;
@@ -878,6 +884,7 @@ export class LruCache<Value> {
     return item.value;
   }
 
+  /** Keeps a value, and lets go of others where all together are too big. */
   set(key: string, value: Value, size: number): void {
     this.delete(key);
     this.#items.set(key, { value, size });
@@ -888,6 +895,7 @@ export class LruCache<Value> {
     }
   }
 
+  /** Lets go of a value. */
   delete(key: string): void {
     this.size -= this.#items.get(key)?.size ?? 0;
     this.#items.delete(key);

@@ -1322,6 +1322,31 @@ Deno.test({
   },
 });
 
+Deno.test("handler() keeps a dotfile hidden, and the rest of the disk, under every name that some system has for them", async (t) => {
+  const SECRET = "secret";
+  await using site = await Site.lay({
+    "secret.txt": SECRET,
+    "www/.env": SECRET,
+    "www/.git/config": SECRET,
+    "www/a.txt": "a",
+  });
+  const handler = handlerFor({ root: site.file("www") });
+  const names = ["/.ENV", "/.env.", "/.env%20", "/.env::$DATA", "/.env:$DATA", "/%2Eenv", "/ENV~1", "/.git./config"];
+  const folders = [
+    "/GIT~1/config",
+    "/.GIT/config",
+    "/.git::$INDEX_ALLOCATION/config",
+    "/.git%20/config",
+    "/.GIT%2fCONFIG",
+  ];
+  const outside = ["/..%20/secret.txt", "/.../secret.txt", "/..::$INDEX_ALLOCATION/secret.txt", "/C:/Windows/win.ini"];
+  const devices = ["/CON", "/NUL", "/NUL.txt", "/COM1", "/aux/a.txt", "/a.txt/NUL", "/%3F%3F/C:/Windows/win.ini"];
+  await each(t, [...names, ...folders, ...outside, ...devices], (path) => path, async (path) => {
+    const { status, text } = await get(handler, path);
+    assertEquals([status, text], [404, "404 Not Found\n"]);
+  });
+});
+
 // File cache ---------------------------------------------------------------------------------------------------------
 
 Deno.test("LruCache() keeps what was used last, within its limit", () => {

