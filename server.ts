@@ -601,6 +601,7 @@ const COMPRESSIBLE =
   /^(?:text\/|(?:application|image|model)\/(?:[\w.-]+\+)?(?:json|xml|javascript|x-javascript|ecmascript|wasm|x-sh|toml|yaml|sql|graphql|rtf|manifest|x-ndjson|vnd\.ms-fontobject|bmp|x-ms-bmp|vnd\.microsoft\.icon)|font\/(?:ttf|otf|collection))/;
 
 const COMPRESSED_SIZE = 1024; // bytes from which on a file is compressed: a smaller one fits into one packet as it is
+const TURN_TIME = 5; // ms of work on listings, and
 const TURN_SIZE = 256 << 10; // bytes that are compressed before others have a turn
 const CACHE_LIMIT = 64 << 20; // bytes of all representations
 const OVERHEAD = 3 << 10; // bytes that one takes beside its body: fields, names, times
@@ -685,6 +686,7 @@ class FileCache {
   #accepted = new LruCache<Encoding[]>(ACCEPTED_LIMIT);
   #sizeOfTurn = 0;
   #nextTurn = Promise.resolve();
+  #turnStart = 0;
 
   /** Of the types that shrink, only what `isEncodable` is sent compressed. */
   constructor(
@@ -810,7 +812,13 @@ class FileCache {
   takeTurn(): Promise<void> {
     // Twice: a delay that began before the work of the one in front would be over at its end, and with no time to wait the
     // event loop does not look at the network.
-    return this.#nextTurn = this.#nextTurn.then(() => delay(0)).then(() => delay(0));
+    const turn = this.#nextTurn.then(() => delay(0)).then(() => delay(0));
+    return this.#nextTurn = turn.then(() => void (this.#turnStart = performance.now()));
+  }
+
+  /** Whether the others have waited for long enough. */
+  get isTurnOver(): boolean {
+    return performance.now() - this.#turnStart > TURN_TIME;
   }
 
   /** Returns the precompressed file of another, unless it is older than that. */
@@ -1042,7 +1050,7 @@ async function* render(
 }
 
 async function* pause(cache: FileCache): AsyncGenerator<string, void> {
-  await cache.takeTurn();
+  if (cache.isTurnOver) await cache.takeTurn();
   yield "";
 }
 

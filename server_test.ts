@@ -1790,6 +1790,18 @@ Deno.test("handler() sends the precompressed file, unless it is older", async ()
   assertEquals([headers.get("content-encoding"), part], [null, "original"]);
 });
 
+Deno.test("handler() sends a file as it is when its precompressed file has gone", async () => {
+  await using site = await Site.lay({ "a.js": "original", "a.js.br": brotliCompressSync("precompressed") });
+  const handler = handlerFor({ root: site.root });
+  const sent = async () => {
+    const { headers, text } = await getDecoded(handler, "/a.js", "br");
+    return [headers.get("content-encoding"), text];
+  };
+  for (let count = 0; count < 2; count++) assertEquals(await sent(), ["br", "precompressed"]);
+  Deno.removeSync(site.file("a.js.br"));
+  for (let count = 0; count < 2; count++) assertEquals(await sent(), [null, "original"]);
+});
+
 Deno.test("handler() serves a change of the precompressed file, however fast it comes", async () => {
   await using site = await Site.lay({ "a.js": "original ".repeat(200), "a.js.br": "" });
   const precompressed = site.file("a.js.br");
@@ -2291,10 +2303,10 @@ Deno.test("handler() sends a listing compressed, and a big one in parts", async 
   const names = (count: number) => Array.from({ length: count }, (_, index) => `file${index}.txt`);
   const tree = (count: number) => Object.fromEntries(names(count).map((name) => [name, ""]));
   await using small = await Site.lay(tree(200));
-  await using big = await Site.lay(tree(1700));
+  await using big = await Site.lay(tree(2600));
   const cases = ["zstd", "gzip", "br", ""].flatMap((
     accept,
-  ) => [{ accept, site: small, count: 200 }, { accept, site: big, count: 1700 }]);
+  ) => [{ accept, site: small, count: 200 }, { accept, site: big, count: 2600 }]);
   await each(t, cases, ({ accept, count }) => `${accept} ${count}`, async ({ accept, site, count }) => {
     const handler = handlerFor({ root: site.root });
     const { status, headers, text } = await getDecoded(handler, "/", accept);
@@ -3753,6 +3765,30 @@ Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
     /^http-server: cannot listen on .*:0 with .*cert\.pem and .*other\.pem: .*\.\n$/,
   );
   assertEquals(mismatch.code, 1);
+});
+
+Deno.test({
+  name: "main() tells a person at a terminal what it does, in color",
+  ignore: !isLinux,
+  async fn() {
+    await using site = await Site.lay({ "a.txt": "a" });
+    const shell = 'exec env -u NO_COLOR script --quiet --return --command "$SERVER" /dev/null';
+    await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { shell });
+    // deno-lint-ignore no-control-regex -- colors are what it looks for
+    const plain = server.firstLine.replace(/\x1b\[\d+m/g, "");
+    assertEquals(plain, `Serving ${site.root} at http://127.0.0.1:${server.port}/\r`);
+    assertStringIncludes(server.firstLine, `\x1b[1m${site.root}`);
+    for (const path of ["a.txt", "nothing"]) await (await fetch(`http://127.0.0.1:${server.port}/${path}`)).text();
+    while (!server.log.includes("/nothing")) await Deno.stat(site.root); // until it is read
+    const time = "\\d\\d:\\d\\d:\\d\\d";
+    assertMatch(
+      server.log,
+      new RegExp(
+        `^Ctrl-C stops it\\.\r\n\r\n${time} 127\\.0\\.0\\.1 GET /a\\.txt \x1b\\[32m200\x1b\\[0m 1 \\d+ms\r\n` +
+          `${time} 127\\.0\\.0\\.1 GET /nothing \x1b\\[33m404\x1b\\[0m 14 \\d+ms\r\n$`,
+      ),
+    );
+  },
 });
 
 // Hostile requests ---------------------------------------------------------------------------------------------------
