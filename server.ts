@@ -9,7 +9,7 @@
  * 1. Handler: `createHandler` builds the rooms and asks them in order.
  * 2. Target: `splitUrl`, `isHostValid`, `resolvePath` and `isHidden` turn the request line into a path.
  * 3. Folder: `find` says what lies there, inside the root and nowhere else; `read` and `send` give its bytes.
- * 4. File cache: `lookUp` and `get` return the representation that suits the request, in the best encoding.
+ * 4. File cache: `get` returns the representation that suits the request, in the best encoding.
  * 5. Conditions: `selectPart` decides between the whole, a range, 304, 412 and 416.
  * 6. Listing: `list` makes the page of a folder without an index.html.
  * 7. Fields: `finish` adds what every answer carries; `fail` and `redirect` make the short ones, `logLine` the log.
