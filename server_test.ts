@@ -1790,16 +1790,32 @@ Deno.test("handler() sends the precompressed file, unless it is older", async ()
   assertEquals([headers.get("content-encoding"), part], [null, "original"]);
 });
 
-Deno.test("handler() sends a file as it is when its precompressed file has gone", async () => {
-  await using site = await Site.lay({ "a.js": "original", "a.js.br": brotliCompressSync("precompressed") });
+Deno.test("handler() sends a file in another encoding when its precompressed file has gone", async () => {
+  const text = "original ".repeat(200);
+  await using site = await Site.lay({ "a.js": text, "a.js.br": brotliCompressSync("precompressed") });
   const handler = handlerFor({ root: site.root });
   const sent = async () => {
-    const { headers, text } = await getDecoded(handler, "/a.js", "br");
+    const { headers, text } = await getDecoded(handler, "/a.js", "br, gzip");
     return [headers.get("content-encoding"), text];
   };
   for (let count = 0; count < 2; count++) assertEquals(await sent(), ["br", "precompressed"]);
   Deno.removeSync(site.file("a.js.br"));
-  for (let count = 0; count < 2; count++) assertEquals(await sent(), [null, "original"]);
+  assertEquals(await sent(), [null, text]); // nobody knew that it had gone
+  assertEquals(await sent(), ["gzip", text]);
+});
+
+Deno.test({
+  name: "handler() caches a file that was new at first, once it is not any more",
+  ignore: !isLinux,
+  async fn() {
+    await using site = await Site.lay({ "a.bin": new Uint8Array(500_000) });
+    let now = Date.now();
+    const handler = createHandler({ root: site.root, now: () => now });
+    await get(handler, "/a.bin");
+    now += 60_000;
+    assert(await bytesRead(() => get(handler, "/a.bin")) >= 500_000);
+    assert(await bytesRead(() => get(handler, "/a.bin")) < 500_000);
+  },
 });
 
 Deno.test("handler() serves a change of the precompressed file, however fast it comes", async () => {
