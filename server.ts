@@ -297,7 +297,7 @@ function isNavigation({ headers }: Request): boolean {
 }
 
 /** A path in which there is nothing to decode or to tidy, as most are. */
-const TIDY_PATH = /^(?:\/[\w-][\w.-]*)+\/?$/;
+const TIDY_PATH = /^(?=\/)(?:\/[\w-][\w.-]*)*\/?$/;
 
 /**
  * Returns the path of a request target: percent-decoded once, tidied, never outside the root. Undefined for a malformed
@@ -741,9 +741,10 @@ class FileCache {
     if (!sources.every((source) => source.isStable)) return make();
     const key = `${encoding} ${sources[0]!.path}`;
     const cached = this.#cached.get(key);
-    const isCurrent = (source: Entry, index: number) =>
-      isSameVersion(source.version, cached!.content.sources[index]?.version ?? []);
-    if (cached?.content.sources.length === sources.length && sources.every(isCurrent)) return cached;
+    const kept = cached?.content.sources ?? [];
+    const isKept = (source: Entry, index: number) =>
+      source === kept[index] || isSameVersion(source.version, kept[index]!.version);
+    if (kept.length === sources.length && sources.every(isKept)) return cached!;
 
     const work = `${key} ${sources.map((source) => source.version)}`;
     let representation = this.#inProgress.get(work);
@@ -886,10 +887,11 @@ export class LruCache<Value> {
   /** Returns the value of a key, which has then been used. */
   get(key: string): Value | undefined {
     const item = this.#items.get(key);
-    if (item === undefined) return undefined;
-    this.#items.delete(key);
-    this.#items.set(key, item);
-    return item.value;
+    if (item !== undefined && this.size > this.limit / 2) { // until then nobody has to go soon
+      this.#items.delete(key);
+      this.#items.set(key, item);
+    }
+    return item?.value;
   }
 
   /** Keeps a value, and lets go of others where all together are too big. */
