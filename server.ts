@@ -176,10 +176,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (request.method !== "GET" && request.method !== "HEAD") return fields.fail(request, 405, { allow: ALLOW });
     const version = live?.version; // before the read, so that a later change triggers a reload
     const selected = live?.respond(path, target.query) ?? select(request, path, target.query);
-    const sendSelected = async (selected: Selected) =>
-      await send(request, await live?.addScript(request, selected, version!) ?? selected, fields, info);
-    if (selected instanceof Promise) return selected.then(sendSelected);
-    return live === undefined ? send(request, selected, fields, info) : sendSelected(selected);
+    if (live === undefined && !(selected instanceof Promise)) return send(request, selected, fields, info);
+    return Promise.resolve(selected).then(async (selected) =>
+      await send(request, await live?.addScript(request, selected, version!) ?? selected, fields, info)
+    );
   }
 
   /** Returns the answer to what goes to another host or place, or lacks the password, as a preflight may (Fetch standard, 3.3.5). */
@@ -564,6 +564,12 @@ function isSameVersion(one: number[], other: number[]): boolean {
   return one.every((number, index) => number === other[index]);
 }
 
+/** Whether two lists have the same files, in the same versions. */
+function areSame(some: Entry[], others: Entry[]): boolean {
+  if (some.length !== others.length) return false;
+  return some.every((one, index) => one === others[index] || isSameVersion(one.version, others[index]!.version));
+}
+
 /** Whether bytes are the start of a UTF-8 text: no control characters but white space and escape sequences. */
 function isText(start: Bytes): boolean {
   try {
@@ -741,10 +747,7 @@ class FileCache {
     if (!sources.every((source) => source.isStable)) return make();
     const key = `${encoding} ${sources[0]!.path}`;
     const cached = this.#cached.get(key);
-    const kept = cached?.content.sources ?? [];
-    const isKept = (source: Entry, index: number) =>
-      source === kept[index] || isSameVersion(source.version, kept[index]!.version);
-    if (kept.length === sources.length && sources.every(isKept)) return cached!;
+    if (cached !== undefined && areSame(cached.content.sources, sources)) return cached;
 
     const work = `${key} ${sources.map((source) => source.version)}`;
     let representation = this.#inProgress.get(work);
