@@ -225,7 +225,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       level = path.slice(0, path.indexOf("/", level.length) + 1);
     }
     if (page === undefined) return fields.fail(request, 404);
-    return Promise.resolve(cache.get(page, request.headers)).then((page) => page.asNotFound());
+    return Promise.resolve(cache.get(page, request.headers)).then((page) => page.asNotFound(), (error) => {
+      if (statusOf(error) === 403) return fields.fail(request, 404); // a page that may not be read is none
+      throw error;
+    });
   }
 }
 
@@ -596,8 +599,8 @@ async function* exactly(size: number, body: ReadableStream<Bytes>): AsyncGenerat
 export type Encoding = "br" | "zstd" | "gzip" | "identity";
 
 /**
- * The content codings that files are sent in, in the order of preference where a client has none; and
- * what follows the name of a precompressed file, which lies beside the original.
+ * The encodings that files are sent in, in the order of preference where a client has none; and what follows the name of
+ * a precompressed file, which lies beside the original.
  */
 const SUFFIXES: Record<Encoding, string> = { br: ".br", zstd: ".zst", gzip: ".gz", identity: "" };
 const ENCODINGS = Object.keys(SUFFIXES) as Encoding[];
@@ -607,8 +610,7 @@ const COMPRESSIBLE =
   /^(?:text\/|(?:application|image|model)\/(?:[\w.-]+\+)?(?:json|xml|javascript|x-javascript|ecmascript|wasm|x-sh|toml|yaml|sql|graphql|rtf|manifest|x-ndjson|vnd\.ms-fontobject|bmp|x-ms-bmp|vnd\.microsoft\.icon)|font\/(?:ttf|otf|collection))/;
 
 const COMPRESSED_SIZE = 1024; // bytes from which on a file is compressed: a smaller one fits into one packet as it is
-const TURN_TIME = 5; // ms of work on listings, and
-const TURN_SIZE = 256 << 10; // bytes that are compressed before others have a turn
+const TURN_SIZE = 256 << 10; // bytes that are compressed, or as much other work, before others have a turn
 const CACHE_LIMIT = 64 << 20; // bytes of all representations
 const OVERHEAD = 3 << 10; // bytes that one takes beside its body: fields, names, times
 const ACCEPTED_LIMIT = 100; // Accept-Encoding fields that are remembered; browsers send a handful
@@ -621,8 +623,9 @@ interface Content {
   open?: (options: SendOptions, init: ResponseInit) => Promise<Response>;
   /** Its length in bytes; undefined where it has no ranges. */
   size?: number;
-  /** The other encodings that the file can be sent in, and those that it lay in, precompressed, when it was read. */
+  /** The other encodings that the file can be sent in. */
   encodings: Encoding[];
+  /** Those that a precompressed file was found in when the file was read. */
   precompressed?: Encoding[];
 }
 
@@ -692,7 +695,6 @@ class FileCache {
   #accepted = new LruCache<Encoding[]>(ACCEPTED_LIMIT);
   #sizeOfTurn = 0;
   #nextTurn = Promise.resolve();
-  #turnStart = 0;
 
   /** Of the types that shrink, only what `isEncodable` is sent compressed. */
   constructor(
@@ -712,14 +714,22 @@ class FileCache {
   #encode(plain: Representation, entry: Entry, request: Headers): Representation | Promise<Representation> {
     const encoding = this.#chooseEncoding(plain, request);
     if (encoding === "identity") return plain;
+    const isCompressed = compressorsFor(entry.size).includes(encoding);
+    const make = () => isCompressed ? this.#compress(plain, encoding) : Promise.resolve(plain);
     const isPrecompressed = plain.content.precompressed?.includes(encoding);
     const precompressed = isPrecompressed ? this.#findPrecompressed(entry, encoding) : undefined;
     if (precompressed !== undefined) {
-      return this.#share(encoding, [entry, precompressed], () => this.#load(entry, precompressed, encoding));
+      return this.#share(
+        encoding,
+        [entry, precompressed],
+        () =>
+          this.#load(entry, precompressed, encoding).catch((error) => {
+            if (statusOf(error) !== 403) throw error; // one that may not be read is none
+            return make();
+          }),
+      );
     }
-    if (compressorsFor(entry.size).includes(encoding)) {
-      return this.#share(encoding, [entry], () => this.#compress(plain, encoding));
-    }
+    if (isCompressed) return this.#share(encoding, [entry], make);
     this.#cached.delete(`identity ${entry.path}`); // it counts on a precompressed file that has gone
     return plain;
   }
@@ -778,10 +788,10 @@ class FileCache {
     this.fields.finish(fields, 200);
 
     const isOriginal = isCompressible && encoding === undefined;
-    const lying = isOriginal ? ENCODINGS.filter((other) => this.#findPrecompressed(original, other)) : [];
-    const encodings = isOriginal ? [...lying, ...compressorsFor(size)] : [];
+    const found = isOriginal ? ENCODINGS.filter((other) => this.#findPrecompressed(original, other)) : [];
+    const encodings = isOriginal ? [...found, ...compressorsFor(size)] : [];
     const sources = precompressed === undefined ? [original] : [original, precompressed];
-    const content: Content = { sources, size, encodings, precompressed: lying };
+    const content: Content = { sources, size, encodings, precompressed: found };
     if (!isCached) content.open = (options, init) => this.folder.send(entry, options, init);
     return new Representation(content, fields, isCached ? bytes : undefined);
   }
@@ -800,29 +810,21 @@ class FileCache {
       return new Representation({ sources, open: openCompressed, encodings: [] }, fields);
     }
     const bytes = await plain.bytes;
-    // Deno compresses on the thread that answers. So everybody else has a turn after so many bytes.
-    this.#sizeOfTurn += bytes.length;
-    if (this.#sizeOfTurn > TURN_SIZE) {
-      await this.takeTurn();
-      this.#sizeOfTurn = 0;
-    }
+    await this.takeTurn(bytes.length); // Deno compresses on the thread that answers
     const compressed = compress(bytes, encoding);
     if (compressed.length >= bytes.length) return plain;
     fields.set("content-length", `${compressed.length}`);
     return new Representation({ sources, size: compressed.length, encodings: [] }, fields, compressed);
   }
 
-  /** Lets everybody else have a turn. Of those who wait here one goes on at a time. */
-  takeTurn(): Promise<void> {
-    // Twice: a delay that began before the work of the one in front would be over at its end, and with no time to wait the
-    // event loop does not look at the network.
-    const turn = this.#nextTurn.then(() => delay(0)).then(() => delay(0));
-    return this.#nextTurn = turn.then(() => void (this.#turnStart = performance.now()));
-  }
-
-  /** Whether the others have waited for long enough. */
-  get isTurnOver(): boolean {
-    return performance.now() - this.#turnStart > TURN_TIME;
+  /** Lets everybody else have a turn after so much work, in bytes. Of those who wait here one goes on at a time. */
+  async takeTurn(size: number): Promise<void> {
+    this.#sizeOfTurn += size;
+    if (this.#sizeOfTurn <= TURN_SIZE) return;
+    // Twice: a delay that began before the work of the one in front would be over at its end, and with no time to wait
+    // the event loop does not look at the network.
+    await (this.#nextTurn = this.#nextTurn.then(() => delay(0)).then(() => delay(0)));
+    this.#sizeOfTurn = 0;
   }
 
   /** Returns the precompressed file of another, unless it is older than that. */
@@ -973,7 +975,8 @@ export function evaluatePreconditions(request: Headers, validators: Headers): 20
 export type ByteRange = { start: number; end: number };
 
 /**
- * Returns the one range that a `Range` field asks of a file (RFC 9110, 14.1.2), 416 where it begins past the end, or undefined where the whole file is the answer: to no field, another unit, several ranges, nonsense, an empty file.
+ * Returns the one range that a `Range` field asks of a file (RFC 9110, 14.1.2), 416 where it begins past the end, or
+ * undefined where the whole file is the answer: to no field, another unit, several ranges, nonsense, an empty file.
  */
 export function parseRange(field: string | null, size: number): ByteRange | 416 | undefined {
   const [, first, last] = /^bytes=(\d*)-(\d*)$/i.exec(field ?? "") ?? [];
@@ -1022,7 +1025,7 @@ async function list(folder: Folder, entry: Entry, cache: FileCache, request: Req
   return await cache.represent(body, fields, request.headers);
 }
 
-/** Yields a listing in parts, and an empty one where others have had a turn. */
+/** Yields a listing in parts, and an empty one after each piece of work. */
 async function* render(
   folder: Folder,
   entry: Entry,
@@ -1055,7 +1058,7 @@ async function* render(
 }
 
 async function* pause(cache: FileCache): AsyncGenerator<string, void> {
-  if (cache.isTurnOver) await cache.takeTurn();
+  await cache.takeTurn(TURN_SIZE / 2);
   yield "";
 }
 
@@ -1259,7 +1262,7 @@ function isHtml(fields: Headers): boolean {
 
 /** The status of what the file system says, by the error's name or code; nothing else of it reaches the client. */
 const ERROR_STATUS: [StatusCode, string[]][] = [
-  // A path through a file, links in a circle, a name that the system can't have, a file that became a folder: nothing there.
+  // Among them a path through a file, links in a circle, a name that the system can't have, a file that became a folder.
   [404, [
     "NotFound",
     "ENOENT",
@@ -1365,6 +1368,7 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 {
   const script = document.currentScript;
   script.remove(); // the page is to be what it is without it
+  const isStandIn = "standIn" in script.dataset;
   const started = Symbol.for("http-server --live");
   let version, events;
 
@@ -1403,12 +1407,13 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
     return links.length > 0;
   }
 
-  // A page that is gone, as in the middle of a build, stays on the screen until it is back.
+  // A page that is gone, as in the middle of a build, stays on the screen until it is back; it takes ranges, which a
+  // listing or a 404 in its place does not.
   async function reload() {
     events.close(); // its connection may be the last one
-    const { ok, status } = await fetch(location.href, { method: "HEAD" }).catch(() => Response.error());
-    const [{ responseStatus }] = performance.getEntriesByType("navigation"); // a page of a 404 may change, too
-    if (ok || status === responseStatus) location.reload();
+    const { headers } = await fetch(location.href, { method: "HEAD" }).catch(() => new Response());
+    const isPage = headers.get("content-type")?.startsWith("text/html");
+    if (isPage && (isStandIn || headers.has("accept-ranges"))) location.reload();
     else listen();
   }
 }
@@ -1464,7 +1469,10 @@ class LiveReload {
     const { content, fields, status } = page;
     if (!isHtml(fields) || fields.has("content-encoding") || !isForDocument(request)) return page;
 
-    const element = `<script async src="${inBase(this.options.base, LIVE_SCRIPT_PATH)}?${version}"></script>\n`;
+    // A page in the place of another, such as a listing for a missing index.html, is to be told from that.
+    const attribute = fields.has("accept-ranges") ? "" : " data-stand-in";
+    const source = `${inBase(this.options.base, LIVE_SCRIPT_PATH)}?${version}`;
+    const element = `<script async src="${source}"${attribute}></script>\n`;
     const bytes = content.open ? undefined : await new Blob([await page.bytes, element]).bytes();
     const headers = new Headers(fields);
     for (const name of ["etag", "last-modified"]) headers.delete(name);

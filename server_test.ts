@@ -208,7 +208,7 @@ function startLive(site: Site, options: Partial<Options> = {}) {
 
 /** The version that a page was made of, as it is in the page. */
 function versionIn(text: string): string {
-  return /<script async src="\/\.live-reload\/script\.js\?([\w-]+)"><\/script>\n$/.exec(text)?.[1] ??
+  return /<script async src="\/\.live-reload\/script\.js\?([\w-]+)"( data-stand-in)?><\/script>\n$/.exec(text)?.[1] ??
     fail(text);
 }
 
@@ -1818,6 +1818,25 @@ Deno.test({
   },
 });
 
+Deno.test({
+  name: "handler() does without a precompressed file that it may not read",
+  ignore: !isRoot,
+  async fn() {
+    const text = "original ".repeat(200);
+    await using site = await Site.lay({ "a.js": text, "a.js.br": "", "a.js.gz": "", "404.html": "none" });
+    for (const name of ["a.js.br", "a.js.gz", "404.html"]) await chmod(site.file(name), 0);
+    const handler = handlerFor({ root: site.root });
+    await withoutRights(async () => {
+      for (const [accept, encoding] of [["br", null], ["gzip", "gzip"], ["br, gzip", null]] as const) {
+        const { status, headers, text: sent } = await getDecoded(handler, "/a.js", accept);
+        assertEquals([status, headers.get("content-encoding"), sent], [200, encoding, text]);
+      }
+      const { status, text: line } = await get(handler, "/nothing"); // nor a page
+      assertEquals([status, line], [404, "404 Not Found\n"]);
+    });
+  },
+});
+
 Deno.test("handler() serves a change of the precompressed file, however fast it comes", async () => {
   await using site = await Site.lay({ "a.js": "original ".repeat(200), "a.js.br": "" });
   const precompressed = site.file("a.js.br");
@@ -2688,7 +2707,10 @@ Deno.test("handler() adds the script to every page, and to nothing else", async 
   ) {
     const answer = await get(live.handler, path, accepted);
     assertEquals(answer.status, status, path);
-    const element = `<script async src="/.live-reload/script.js?${versionIn(answer.text)}"></script>\n`;
+    const isStandIn = status === 404 || text === undefined; // for a page that may come back
+    const element = `<script async src="/.live-reload/script.js?${versionIn(answer.text)}"${
+      isStandIn ? " data-stand-in" : ""
+    }></script>\n`;
     assert(answer.text.endsWith(element));
     if (text !== undefined) assert(answer.text === text + element, path);
     else assertStringIncludes(answer.text, "a.txt");
