@@ -164,6 +164,7 @@ const FUZZ_FIELDS: Record<string, string[]> = {
   "If-Match": ["*", '"x"', ""],
   "If-Modified-Since": ["Sun, 06 Nov 1994 08:49:37 GMT", "x", "99999", "Sun, 99 Nov 9999 99:99:99 GMT"],
   "If-Unmodified-Since": ["Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT", "x"],
+  "Accept": ["text/html", "application/json", "text/html;q=x, */*;q=", ",;=", "a/b;;x", "*"],
   "Accept-Encoding": ["gzip, deflate, br, zstd", "*", "identity;q=0", "gzip;q=x", "br;q=0,*;q=1", ","],
   "Access-Control-Request-Method": ["GET"],
   "Access-Control-Request-Headers": ["x\u{e9}", "a, b"],
