@@ -610,7 +610,8 @@ const COMPRESSIBLE =
   /^(?:text\/|(?:application|image|model)\/(?:[\w.-]+\+)?(?:json|xml|javascript|x-javascript|ecmascript|wasm|x-sh|toml|yaml|sql|graphql|rtf|manifest|x-ndjson|vnd\.ms-fontobject|bmp|x-ms-bmp|vnd\.microsoft\.icon)|font\/(?:ttf|otf|collection))/;
 
 const COMPRESSED_SIZE = 1024; // bytes from which on a file is compressed: a smaller one fits into one packet as it is
-const TURN_SIZE = 256 << 10; // bytes that are compressed, or as much other work, before others have a turn
+const TURN_SIZE = 256 << 10; // bytes that are compressed before others have a turn,
+const TURN_TIME = 5; // and ms of work on listings
 const CACHE_LIMIT = 64 << 20; // bytes of all representations
 const OVERHEAD = 3 << 10; // bytes that one takes beside its body: fields, names, times
 const ACCEPTED_LIMIT = 100; // Accept-Encoding fields that are remembered; browsers send a handful
@@ -695,6 +696,7 @@ class FileCache {
   #accepted = new LruCache<Encoding[]>(ACCEPTED_LIMIT);
   #sizeOfTurn = 0;
   #nextTurn = Promise.resolve();
+  #turnStart = 0;
 
   /** Of the types that shrink, only what `isEncodable` is sent compressed. */
   constructor(
@@ -810,21 +812,27 @@ class FileCache {
       return new Representation({ sources, open: openCompressed, encodings: [] }, fields);
     }
     const bytes = await plain.bytes;
-    await this.takeTurn(bytes.length); // Deno compresses on the thread that answers
+    // Deno compresses on the thread that answers. So everybody else has a turn after so many bytes.
+    this.#sizeOfTurn += bytes.length;
+    if (this.#sizeOfTurn > TURN_SIZE) await this.takeTurn();
     const compressed = compress(bytes, encoding);
     if (compressed.length >= bytes.length) return plain;
     fields.set("content-length", `${compressed.length}`);
     return new Representation({ sources, size: compressed.length, encodings: [] }, fields, compressed);
   }
 
-  /** Lets everybody else have a turn after so much work, in bytes. Of those who wait here one goes on at a time. */
-  async takeTurn(size: number): Promise<void> {
-    this.#sizeOfTurn += size;
-    if (this.#sizeOfTurn <= TURN_SIZE) return;
+  /** Lets everybody else have a turn. Of those who wait here one goes on at a time. */
+  async takeTurn(): Promise<void> {
     // Twice: a delay that began before the work of the one in front would be over at its end, and with no time to wait
     // the event loop does not look at the network.
     await (this.#nextTurn = this.#nextTurn.then(() => delay(0)).then(() => delay(0)));
     this.#sizeOfTurn = 0;
+    this.#turnStart = performance.now();
+  }
+
+  /** Whether others have waited for the time of a turn. */
+  get isTurnOver(): boolean {
+    return performance.now() - this.#turnStart > TURN_TIME;
   }
 
   /** Returns the precompressed file of another, unless it is older than that. */
@@ -1058,7 +1066,7 @@ async function* render(
 }
 
 async function* pause(cache: FileCache): AsyncGenerator<string, void> {
-  await cache.takeTurn(TURN_SIZE / 2);
+  if (cache.isTurnOver) await cache.takeTurn();
   yield "";
 }
 
