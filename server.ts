@@ -244,8 +244,8 @@ function send(request: Request, selected: Selected, fields: Fields, info?: Info)
   if (part === 416) return fields.fail(request, 416, { "content-range": `bytes */${selected.content.size}` });
   // Over HTTP/2, which browsers speak with HTTPS alone, more bytes than announced are an error; Deno.serve cuts them off
   // over HTTP/1, and nobody does for other callers.
-  const isExact = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
-  return part === undefined ? selected.answer(isExact) : selected.answerRange(part, isExact);
+  const isExact = () => info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
+  return part === undefined ? selected.answer(isExact) : selected.answerRange(part, isExact());
 }
 
 /** Returns the answer to a HEAD (RFC 9110, 9.3.2). */
@@ -441,9 +441,10 @@ class Folder {
       if (!isSameVersion(versionOf(Deno.statSync(entry.file)), entry.version)) return false;
       // A file can be where it was while a folder above it has become a link to the outside. To look takes twice as long
       // as the rest, so it is done once in a millisecond.
+      if (entry.resolvedUntil === Infinity) return true;
       const now = this.options.now();
       if (entry.resolvedUntil < now && Deno.realPathSync(entry.file) !== entry.realPath) return false;
-      entry.resolvedUntil = Math.max(entry.resolvedUntil, now);
+      entry.resolvedUntil = now;
       return true;
     } catch {
       return false;
@@ -651,9 +652,9 @@ class Representation {
   }
 
   /** Answers with all of it. */
-  answer(isExact: boolean): Response | Promise<Response> {
+  answer(isExact: () => boolean): Response | Promise<Response> {
     const { open } = this.content;
-    return open === undefined ? this.#whole.clone() : open({ isExact }, this.#whole);
+    return open === undefined ? this.#whole.clone() : open({ isExact: isExact() }, this.#whole);
   }
 
   /** Answers with a range of it (RFC 9110, 15.3.7). */
@@ -732,7 +733,7 @@ class FileCache {
       );
     }
     if (isCompressed) return this.#share(encoding, [entry], make);
-    this.#cached.delete(`identity ${entry.path}`); // it counts on a precompressed file that has gone
+    this.#cached.delete(keyOf(entry.path, "identity")); // it counts on a precompressed file that has gone
     return plain;
   }
 
@@ -757,7 +758,7 @@ class FileCache {
   #share(encoding: Encoding, sources: Entry[], make: () => Promise<Representation>) {
     // What may change without a trace is read for each request.
     if (!sources.every((source) => source.isStable)) return make();
-    const key = `${encoding} ${sources[0]!.path}`;
+    const key = keyOf(sources[0]!.path, encoding);
     const cached = this.#cached.get(key);
     if (cached !== undefined && areSame(cached.content.sources, sources)) return cached;
 
@@ -852,6 +853,11 @@ class FileCache {
   }
 }
 
+/** Returns the key of a representation: a path begins with a slash, and to make no new string spares its hash. */
+function keyOf(path: string, encoding: Encoding): string {
+  return encoding === "identity" ? path : `${encoding} ${path}`;
+}
+
 /** Returns what a representation takes in the cache; a plain file under another encoding's key is counted already. */
 function footprintOf({ content, fields }: Representation, encoding: Encoding): number {
   if ((fields.get("content-encoding") ?? "identity") !== encoding) return 0;
@@ -941,10 +947,11 @@ type Part = 304 | 412 | 416 | ByteRange | undefined;
 
 function selectPart({ method, headers }: Request, { content, fields, status }: Representation): Part {
   if (status !== 200) return undefined; // conditions and ranges are those of a 200 (RFC 9110, 13.2.1 and 14.2)
+  const isRange = headers.has("range") && method === "GET"; // 14.2; asked first: from then on Deno has all fields at hand
   const outcome = evaluatePreconditions(headers, fields);
   if (outcome !== 200) return outcome;
   const { size } = content;
-  if (!headers.has("range") || method === "HEAD" || size === undefined) return undefined; // for GET alone (14.2)
+  if (!isRange || size === undefined) return undefined;
   // Only the file's own date lets a range through, a weak tag never (13.1.5).
   const ifRange = headers.get("if-range");
   if (ifRange !== null && parseDate(ifRange) !== parseDate(fields.get("last-modified"))) return undefined;
@@ -966,17 +973,21 @@ function parseDate(value: string | null): number {
  * validators that a 200 would have.
  */
 export function evaluatePreconditions(request: Headers, validators: Headers): 200 | 304 | 412 {
-  const modified = validators.get("last-modified");
   const ifMatch = request.get("if-match");
-  const ifUnmodifiedSince = request.get("if-unmodified-since");
   // Compared strongly, which a weak tag never passes (13.1.1).
   if (ifMatch !== null && ifMatch !== "*") return 412;
-  if (ifMatch === null && ifUnmodifiedSince !== null && parseDate(modified) > parseDate(ifUnmodifiedSince)) return 412;
+  const unmodifiedSince = request.get("if-unmodified-since");
+  const isModifiedAfter = (date: string) => parseDate(validators.get("last-modified")) > parseDate(date);
+  if (ifMatch === null && unmodifiedSince !== null && isModifiedAfter(unmodifiedSince)) return 412;
   const tags = request.get("if-none-match");
-  // No tag has white space in it, and to look for commas in that takes `ifNoneMatch` the square of its length.
-  if (tags !== null) return ifNoneMatch(tags.replace(/\s+/g, ""), validators.get("etag") ?? undefined) ? 200 : 304;
+  if (tags !== null) {
+    const tag = validators.get("etag") ?? undefined;
+    if (tags === tag) return 304; // what browsers send
+    // No tag has white space in it, and to look for commas in that takes `ifNoneMatch` the square of its length.
+    return ifNoneMatch(tags.replace(/\s+/g, ""), tag) ? 200 : 304;
+  }
   const since = request.get("if-modified-since");
-  return since !== null && (since === modified || parseDate(modified) <= parseDate(since)) ? 304 : 200;
+  return since !== null && parseDate(validators.get("last-modified")) <= parseDate(since) ? 304 : 200;
 }
 
 /** The first and the last byte of a range, counted from 0. */
