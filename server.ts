@@ -568,12 +568,6 @@ function isSameVersion(one: number[], other: number[]): boolean {
   return one.every((number, index) => number === other[index]);
 }
 
-/** Whether two lists have the same files, in the same versions. */
-function areSame(some: Entry[], others: Entry[]): boolean {
-  if (some.length !== others.length) return false;
-  return some.every((one, index) => one === others[index] || isSameVersion(one.version, others[index]!.version));
-}
-
 /** Whether bytes are the start of a UTF-8 text: no control characters but white space and escape sequences. */
 function isText(start: Bytes): boolean {
   try {
@@ -619,8 +613,6 @@ const ACCEPTED_LIMIT = 100; // Accept-Encoding fields that are remembered; brows
 
 /** What a representation is, beside its fields and bytes. */
 interface Content {
-  /** The file, then its precompressed file: the representation is valid while these are unchanged. */
-  sources: Entry[];
   /** Answers with what stays on the disk. */
   open?: (options: SendOptions, init: ResponseInit) => Promise<Response>;
   /** Its length in bytes; undefined where it has no ranges. */
@@ -692,8 +684,8 @@ class Representation {
 
 /** Files as they are now, in the encoding that suits a request. */
 class FileCache {
-  #cached = new LruCache<Representation>(CACHE_LIMIT);
-  #inProgress = new Map<string, Promise<Representation>>();
+  /** Representations, or the work on them, with the file and the precompressed file that they are valid for. */
+  #kept = new LruCache<{ sources: Entry[]; representation: Representation | Promise<Representation> }>(CACHE_LIMIT);
   #accepted = new LruCache<Encoding[]>(ACCEPTED_LIMIT);
   #sizeOfTurn = 0;
   #nextTurn = Promise.resolve();
@@ -717,24 +709,20 @@ class FileCache {
   #encode(plain: Representation, entry: Entry, request: Headers): Representation | Promise<Representation> {
     const encoding = this.#chooseEncoding(plain, request);
     if (encoding === "identity") return plain;
-    const isCompressed = compressorsFor(entry.size).includes(encoding);
-    const make = () => isCompressed ? this.#compress(plain, encoding) : Promise.resolve(plain);
-    const isPrecompressed = plain.content.precompressed?.includes(encoding);
-    const precompressed = isPrecompressed ? this.#findPrecompressed(entry, encoding) : undefined;
-    if (precompressed !== undefined) {
-      return this.#share(
-        encoding,
-        [entry, precompressed],
-        () =>
-          this.#load(entry, precompressed, encoding).catch((error) => {
-            if (statusOf(error) !== 403) throw error; // one that may not be read is none
-            return make();
-          }),
-      );
+    if (!plain.content.precompressed?.includes(encoding)) {
+      return this.#share(encoding, [entry], () => this.#compress(plain, encoding));
     }
-    if (isCompressed) return this.#share(encoding, [entry], make);
-    this.#cached.delete(keyOf(entry.path, "identity")); // it counts on a precompressed file that has gone
-    return plain;
+    const precompressed = this.#findPrecompressed(entry, encoding);
+    if (precompressed === undefined) { // it has gone
+      this.#kept.delete(keyOf(entry, "identity"));
+      throw new ChangedError();
+    }
+    const load = () => this.#load(entry, precompressed, encoding);
+    return this.#share(encoding, [entry, precompressed], () =>
+      load().catch((error) => {
+        if (statusOf(error) === 403) return plain; // one that may not be read is none
+        throw error;
+      }));
   }
 
   /** Returns what no file has, in the encoding that suits the request; the next time it may be another. */
@@ -745,7 +733,6 @@ class FileCache {
     if (isEncodable) fields.append("vary", "Accept-Encoding");
     this.fields.finish(fields, 200);
     const content: Content = {
-      sources: [],
       encodings: isEncodable ? compressorsFor(bytes?.length ?? Infinity) : [],
       open: bytes === undefined ? ((_, init) => Promise.resolve(new Response(body, init))) : undefined,
     };
@@ -754,25 +741,23 @@ class FileCache {
     return encoding === "identity" ? plain : await this.#compress(plain, encoding);
   }
 
-  /** Returns the representation of its sources: the cached one, one that is in progress for another request, or a new one. */
+  /** Returns the representation of its sources: the one that is kept or in the making, or a new one. */
   #share(encoding: Encoding, sources: Entry[], make: () => Promise<Representation>) {
     // What may change without a trace is read for each request.
     if (!sources.every((source) => source.isStable)) return make();
-    const key = keyOf(sources[0]!.path, encoding);
-    const cached = this.#cached.get(key);
-    if (cached !== undefined && areSame(cached.content.sources, sources)) return cached;
-
-    const work = `${key} ${sources.map((source) => source.version)}`;
-    let representation = this.#inProgress.get(work);
-    if (representation === undefined) {
-      representation = make().then((made) => {
-        // The result counts only if its sources are still unchanged after the read.
-        if (!sources.every((source) => this.folder.isUnchanged(source))) throw new ChangedError();
-        this.#cached.set(key, made, footprintOf(made, encoding));
-        return made;
-      }).finally(() => this.#inProgress.delete(work));
-      this.#inProgress.set(work, representation);
+    const key = keyOf(sources[0]!, encoding);
+    const kept = this.#kept.get(key);
+    if (kept?.sources.length === sources.length && sources.every((source, index) => source === kept.sources[index])) {
+      return kept.representation;
     }
+    const representation = make().then((made) => {
+      // The result counts only if its sources are still unchanged after the read.
+      if (!sources.every((source) => this.folder.isUnchanged(source))) throw new ChangedError();
+      this.#kept.set(key, { sources, representation: made }, footprintOf(made, encoding));
+      return made;
+    });
+    representation.catch(() => this.#kept.delete(key));
+    this.#kept.set(key, { sources, representation }, 0);
     return representation;
   }
 
@@ -793,15 +778,14 @@ class FileCache {
     const isOriginal = isCompressible && encoding === undefined;
     const found = isOriginal ? ENCODINGS.filter((other) => this.#findPrecompressed(original, other)) : [];
     const encodings = isOriginal ? [...found, ...compressorsFor(size)] : [];
-    const sources = precompressed === undefined ? [original] : [original, precompressed];
-    const content: Content = { sources, size, encodings, precompressed: found };
+    const content: Content = { size, encodings, precompressed: found };
     if (!isCached) content.open = (options, init) => this.folder.send(entry, options, init);
     return new Representation(content, fields, isCached ? bytes : undefined);
   }
 
   /** Makes the representation of a file in an encoding that it does not lie in; the file itself where that is no smaller. */
   async #compress(plain: Representation, encoding: Encoding): Promise<Representation> {
-    const { sources, open } = plain.content;
+    const { open } = plain.content;
     const fields = new Headers(plain.fields);
     fields.set("content-encoding", encoding);
     if (open !== undefined) {
@@ -810,7 +794,7 @@ class FileCache {
         const { body } = await open({ isExact: true }, {});
         return new Response(body!.pipeThrough(new CompressionStream("gzip")), init);
       };
-      return new Representation({ sources, open: openCompressed, encodings: [] }, fields);
+      return new Representation({ open: openCompressed, encodings: [] }, fields);
     }
     const bytes = await plain.bytes;
     // Deno compresses on the thread that answers. So everybody else has a turn after so many bytes.
@@ -819,7 +803,7 @@ class FileCache {
     const compressed = compress(bytes, encoding);
     if (compressed.length >= bytes.length) return plain;
     fields.set("content-length", `${compressed.length}`);
-    return new Representation({ sources, size: compressed.length, encodings: [] }, fields, compressed);
+    return new Representation({ size: compressed.length, encodings: [] }, fields, compressed);
   }
 
   /** Lets everybody else have a turn. Of those who wait here one goes on at a time. */
@@ -854,7 +838,7 @@ class FileCache {
 }
 
 /** Returns the key of a representation: a path begins with a slash, and to make no new string spares its hash. */
-function keyOf(path: string, encoding: Encoding): string {
+function keyOf({ path }: Entry, encoding: Encoding): string {
   return encoding === "identity" ? path : `${encoding} ${path}`;
 }
 
