@@ -682,10 +682,12 @@ class Representation {
   }
 }
 
+/** A representation, or the work on it, and the file and the precompressed file that it is valid for. */
+type Kept = { file: Entry; precompressed?: Entry; representation: Representation | Promise<Representation> };
+
 /** Files as they are now, in the encoding that suits a request. */
 class FileCache {
-  /** Representations, or the work on them, with the file and the precompressed file that they are valid for. */
-  #kept = new LruCache<{ sources: Entry[]; representation: Representation | Promise<Representation> }>(CACHE_LIMIT);
+  #kept = new LruCache<Kept>(CACHE_LIMIT);
   #accepted = new LruCache<Encoding[]>(ACCEPTED_LIMIT);
   #sizeOfTurn = 0;
   #nextTurn = Promise.resolve();
@@ -700,7 +702,7 @@ class FileCache {
 
   /** Returns a file that was just found: at once where the cache has it. */
   get(entry: Entry, request: Headers): Representation | Promise<Representation> {
-    const plain = this.#share("identity", [entry], () => this.#load(entry));
+    const plain = this.#share("identity", () => this.#load(entry), entry);
     if (plain instanceof Promise) return plain.then((plain) => this.#encode(plain, entry, request));
     return this.#encode(plain, entry, request);
   }
@@ -710,19 +712,19 @@ class FileCache {
     const encoding = this.#chooseEncoding(plain, request);
     if (encoding === "identity") return plain;
     if (!plain.content.precompressed?.includes(encoding)) {
-      return this.#share(encoding, [entry], () => this.#compress(plain, encoding));
+      return this.#share(encoding, () => this.#compress(plain, encoding), entry);
     }
     const precompressed = this.#findPrecompressed(entry, encoding);
     if (precompressed === undefined) { // it has gone
       this.#kept.delete(keyOf(entry, "identity"));
       throw new ChangedError();
     }
-    const load = () => this.#load(entry, precompressed, encoding);
-    return this.#share(encoding, [entry, precompressed], () =>
-      load().catch((error) => {
+    const load = () =>
+      this.#load(entry, precompressed, encoding).catch((error) => {
         if (statusOf(error) === 403) return plain; // one that may not be read is none
         throw error;
-      }));
+      });
+    return this.#share(encoding, load, entry, precompressed);
   }
 
   /** Returns what no file has, in the encoding that suits the request; the next time it may be another. */
@@ -741,23 +743,22 @@ class FileCache {
     return encoding === "identity" ? plain : await this.#compress(plain, encoding);
   }
 
-  /** Returns the representation of its sources: the one that is kept or in the making, or a new one. */
-  #share(encoding: Encoding, sources: Entry[], make: () => Promise<Representation>) {
+  /** Returns the representation of a file: the one that is kept or in the making, or a new one. */
+  #share(encoding: Encoding, make: () => Promise<Representation>, file: Entry, precompressed?: Entry) {
     // What may change without a trace is read for each request.
-    if (!sources.every((source) => source.isStable)) return make();
-    const key = keyOf(sources[0]!, encoding);
+    if (!file.isStable || precompressed?.isStable === false) return make();
+    const key = keyOf(file, encoding);
     const kept = this.#kept.get(key);
-    if (kept?.sources.length === sources.length && sources.every((source, index) => source === kept.sources[index])) {
-      return kept.representation;
-    }
+    if (kept?.file === file && kept.precompressed === precompressed) return kept.representation;
+    const isUnchanged = (entry?: Entry) => entry === undefined || this.folder.isUnchanged(entry);
     const representation = make().then((made) => {
-      // The result counts only if its sources are still unchanged after the read.
-      if (!sources.every((source) => this.folder.isUnchanged(source))) throw new ChangedError();
-      this.#kept.set(key, { sources, representation: made }, footprintOf(made, encoding));
+      // The result counts only if it is still of what the disk has after the read.
+      if (!isUnchanged(file) || !isUnchanged(precompressed)) throw new ChangedError();
+      this.#kept.set(key, { file, precompressed, representation: made }, footprintOf(made, encoding));
       return made;
     });
     representation.catch(() => this.#kept.delete(key));
-    this.#kept.set(key, { sources, representation }, 0);
+    this.#kept.set(key, { file, precompressed, representation }, 0);
     return representation;
   }
 
