@@ -182,7 +182,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     );
   }
 
-  /** Returns the answer to what goes to another host or place, or lacks the password, as a preflight may (Fetch standard, 3.3.5). */
+  /** Refuses what goes to another host or place, or lacks the password, as only a preflight may (Fetch standard, 3.3.5). */
   function refuse(request: Request, { url, path, query }: Target): Response | undefined {
     if (!isHostValid(request, localhostOnly)) return fields.fail(request, 400);
     const isAuthorized = password === undefined || password.isIn(request.headers) || fields.isPreflight(request);
@@ -838,7 +838,7 @@ class FileCache {
   }
 }
 
-/** Returns the key of a representation: a path begins with a slash, and to make no new string spares its hash. */
+/** Returns the key of a representation. That of a file as it is is the path alone: a new string would have to be hashed. */
 function keyOf({ path }: Entry, encoding: Encoding): string {
   return encoding === "identity" ? path : `${encoding} ${path}`;
 }
