@@ -538,8 +538,7 @@ class Folder {
     const fsRoot = dirname(file);
     const request = new Request(`http://localhost${encodePath(toUrlPath(file, fsRoot))}`, { method });
     const response = await serveDir(request, { fsRoot, showIndex: false, showDotfiles: true, quiet: true });
-    if (response.status === 500) (await Deno.open(file)).close(); // throws what `serveDir` does not tell
-    if (!response.ok) throw new ChangedError();
+    if (!response.ok) throw new ChangedError(); // the next attempt says why it can't be opened
     return response;
   }
 }
@@ -1292,8 +1291,7 @@ function delay(milliseconds: number): Promise<void> {
 
 /** Returns the first line of an error, as the end of a sentence. */
 function errorMessage(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error);
-  return text.replace(/\.?(\n.*)?$/s, "");
+  return (error as Error).message.replace(/\.?(\n.*)?$/s, "");
 }
 
 /** Tells the operator, where that is possible: a full disk behind stderr is no reason to stop. */

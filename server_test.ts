@@ -3808,7 +3808,7 @@ Deno.test({
   name: "main() tells a person at a terminal what it does, in color",
   ignore: !isLinux,
   async fn() {
-    await using site = await Site.lay({ "a.txt": "a" });
+    await using site = await Site.lay({ "a.txt": "a", "big.bin": "" });
     const shell = 'exec env -u NO_COLOR script --quiet --return --command "$SERVER" /dev/null';
     await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { shell });
     // deno-lint-ignore no-control-regex -- colors are what it looks for
@@ -3825,6 +3825,14 @@ Deno.test({
           `${time} 127\\.0\\.0\\.1 GET /nothing \x1b\\[33m404\x1b\\[0m 14 \\d+ms\r\n$`,
       ),
     );
+
+    using connection = await beginDownload(site, server);
+    await connection.read(new Uint8Array(1));
+    const child = await Deno.readTextFile(`/proc/${server.pid}/task/${server.pid}/children`);
+    Deno.kill(-Number(child), "SIGINT"); // its process group, as a terminal does
+    while (!server.log.includes("\r\n\r\nStopping when all answers are sent; Ctrl-C again stops at once.\r\n")) {
+      await Deno.stat(site.root);
+    }
   },
 });
 
