@@ -1794,7 +1794,7 @@ async function serve(command: Command): Promise<number> {
   );
   let server = listen(command, handler);
   const { port } = server.addr;
-  const { forced, expired } = watchSignals(() => {
+  const stopped = watchSignals(() => {
     stop.abort();
     server.shutdown();
   }, inFlight);
@@ -1816,8 +1816,8 @@ async function serve(command: Command): Promise<number> {
       }
     }
   };
-  const exitCode = await Promise.race([drained(), expired, forced]);
-  if (exitCode === 0) await Promise.race([log?.flush(), forced, delay(IDLE_STOP_LIMIT)]); // its reader may not read
+  const exitCode = await Promise.race([drained(), stopped]);
+  if (exitCode === 0) await Promise.race([log?.flush(), delay(IDLE_STOP_LIMIT)]); // its reader may not read
   return exitCode;
 }
 
@@ -1836,26 +1836,25 @@ function trackInFlight(handle: Handler): { handler: Handler; inFlight: () => num
 }
 
 /**
- * Calls `shutdown` at the first signal to stop. `forced` resolves to the exit code at the second; `expired` when the stop has
- * taken long enough, for some clients have connected and ask nothing, or have stopped reading their download.
+ * Calls `shutdown` at the first signal to stop. Resolves to the exit code at the second, or when the stop has taken long
+ * enough: some clients have connected and ask nothing, or have stopped reading their download.
  */
-function watchSignals(shutdown: () => void, inFlight: () => number) {
-  const forced = Promise.withResolvers<number>();
-  const expired = Promise.withResolvers<number>();
+function watchSignals(shutdown: () => void, inFlight: () => number): Promise<number> {
+  const { promise, resolve } = Promise.withResolvers<number>();
   let start: number | undefined;
   const onSignal = () => {
     const elapsed = () => performance.now() - start!;
-    if (start !== undefined) return elapsed() > SAME_SIGNAL ? forced.resolve(130) : undefined;
+    if (start !== undefined) return elapsed() > SAME_SIGNAL ? resolve(130) : undefined;
     start = performance.now();
     if (inFlight() > 0 && Deno.stdout.isTerminal()) {
       console.log("\nStopping when all answers are sent; Ctrl-C again stops at once.");
     }
     shutdown();
-    setInterval(() => elapsed() > (inFlight() > 0 ? STOP_LIMIT : IDLE_STOP_LIMIT) && expired.resolve(0), 100);
+    setInterval(() => elapsed() > (inFlight() > 0 ? STOP_LIMIT : IDLE_STOP_LIMIT) && resolve(0), 100);
   };
   Deno.addSignalListener("SIGINT", onSignal);
   if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onSignal); // Windows has none
-  return { forced: forced.promise, expired: expired.promise };
+  return promise;
 }
 
 /** Returns the `www` folder beside this file, or the current folder where there is none. */
