@@ -1785,6 +1785,7 @@ const IDLE_STOP_LIMIT = 1000; // and while none are
 async function serve(command: Command): Promise<number> {
   const root = resolve(command.options.root ?? findDefaultRoot());
   checkRoot(root);
+  checkKey(command, root);
   const log = command.quiet ? undefined : new LogWriter();
   const report = Deno.stdout.isTerminal() ? log && ((line: string) => log.write(line)) : undefined;
   const stop = new AbortController();
@@ -1874,6 +1875,14 @@ function checkRoot(root: string): void {
     if (statusOf(error) === 404) throw new CommandError(2, `there is no folder ${root}; name the folder to serve.`);
     throw new CommandError(1, `cannot read the folder ${root}: ${errorMessage(error)}.`);
   }
+}
+
+/** Refuses a private key that every client could download. */
+function checkKey({ tls, options }: Command, root: string): void {
+  if (tls === undefined) return;
+  const key = resolve(tls.key);
+  if (!isInside(root, key) || !options.dotfiles && isHidden(toUrlPath(key, root))) return;
+  throw new CommandError(2, `every client could download the key ${key}; move it out of the folder that is served.`);
 }
 
 /** Starts to listen on the named port, or on the first free one from the default on. */

@@ -3752,11 +3752,11 @@ Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
     "a.txt": "a",
     "big.bin": "b".repeat(3 << 20),
     "sub/x": "x",
-    "cert.pem": cert,
-    "key.pem": key,
-    "other.pem": (await makeCertificate()).key,
+    ".tls/cert.pem": cert,
+    ".tls/key.pem": key,
+    ".tls/other.pem": (await makeCertificate()).key,
   });
-  const files = ["--cert", site.file("cert.pem"), "--key", site.file("key.pem")];
+  const files = ["--cert", site.file(".tls/cert.pem"), "--key", site.file(".tls/key.pem")];
   await using server = await Served.start(["--port", "0", ...files, site.root]);
   assertEquals(server.url, `https://localhost:${server.port}/`);
 
@@ -3792,9 +3792,9 @@ Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
     "--port",
     "0",
     "--cert",
-    site.file("cert.pem"),
+    site.file(".tls/cert.pem"),
     "--key",
-    site.file("other.pem"),
+    site.file(".tls/other.pem"),
     site.root,
   ]);
   assertMatch(
@@ -3802,6 +3802,17 @@ Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
     /^http-server: cannot listen on .*:0 with .*cert\.pem and .*other\.pem: .*\.\n$/,
   );
   assertEquals(mismatch.code, 1);
+});
+
+Deno.test("main() does not start where every client could download the private key", async () => {
+  const { cert, key } = await makeCertificate();
+  await using site = await Site.lay({ ".tls/key.pem": key, "sub/key.pem": key, "cert.pem": cert });
+  for (const [name, ...more] of [["sub/key.pem"], [".tls/key.pem", "--dotfiles"]] as const) {
+    const file = site.file(name);
+    const { code, stderr } = await run(["--cert", site.file("cert.pem"), "--key", file, ...more, site.root]);
+    const sentence = `every client could download the key ${file}; move it out of the folder that is served.`;
+    assertEquals([code, stderr], [2, `http-server: ${sentence}\n`]);
+  }
 });
 
 Deno.test({
