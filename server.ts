@@ -145,9 +145,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (log === undefined && request.method !== "HEAD") return answer;
     const finish = (response: Response) => {
       const client = (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
-      if (!(live && target.path.startsWith(LIVE_FOLDER))) {
-        log?.(logLine(client, request, target, response, start, now()));
-      }
+      if (!live?.has(target.path)) log?.(logLine(client, request, target, response, start, now()));
       return request.method === "HEAD" ? withoutBody(response) : response;
     };
     return answer instanceof Promise ? answer.then(finish) : finish(answer);
@@ -182,7 +180,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     );
   }
 
-  /** Refuses what goes to another host or place, or lacks the password, as only a preflight may (Fetch standard, 3.3.5). */
+  /** Refuses a foreign host, a path outside the base, and a lack of the password, which no preflight has (Fetch, 3.3.5). */
   function refuse(request: Request, { url, path, query }: Target): Response | undefined {
     if (!isHostValid(request, localhostOnly)) return fields.fail(request, 400);
     const isAuthorized = password === undefined || password.isIn(request.headers) || fields.isPreflight(request);
@@ -490,7 +488,7 @@ class Folder {
       await body.cancel();
       throw new ChangedError();
     }
-    return new Response(isExact ? ReadableStream.from(exactly(end - start + 1, body)) : body, init);
+    return new Response(isExact ? body.pipeThrough(exactly(end - start + 1)) : body, init);
   }
 
   /** Returns the type of a file: what `serveDir` says of its extension, else what its first bytes look like. */
@@ -579,12 +577,16 @@ function isText(start: Bytes): boolean {
 }
 
 /** Passes on so many bytes of a stream and no more, and fails where there are fewer. */
-async function* exactly(size: number, body: ReadableStream<Bytes>): AsyncGenerator<Bytes> {
-  for await (const chunk of body) {
-    yield chunk.subarray(0, size);
-    if ((size -= chunk.length) <= 0) return;
-  }
-  throw new ChangedError("the file has become shorter while it was sent");
+function exactly(size: number): TransformStream<Bytes, Bytes> {
+  return new TransformStream({
+    transform(chunk, controller) {
+      controller.enqueue(chunk.subarray(0, size));
+      if ((size -= chunk.length) <= 0) controller.terminate();
+    },
+    flush() {
+      throw new ChangedError("the file has become shorter while it was sent");
+    },
+  });
 }
 
 // File cache --------------------------------------------------------------------------------------------------------
@@ -719,9 +721,9 @@ class FileCache {
       throw new ChangedError();
     }
     const load = () =>
-      this.#load(entry, precompressed, encoding).catch((error) => {
-        if (statusOf(error) === 403) return plain; // one that may not be read is none
-        throw error;
+      this.#load(precompressed, { plain, encoding }).catch((error) => {
+        if (statusOf(error) !== 403) throw error; // one that may not be read is none
+        return compressorsFor(entry.size).includes(encoding) ? this.#compress(plain, encoding) : plain;
       });
     return this.#share(encoding, load, entry, precompressed);
   }
@@ -761,23 +763,22 @@ class FileCache {
     return representation;
   }
 
-  /** Makes the representation of a file from its own bytes, or from those of the precompressed file. */
-  async #load(original: Entry, precompressed?: Entry, encoding?: Encoding): Promise<Representation> {
-    const entry = precompressed ?? original;
+  /** Makes the representation of a file from its bytes; of a precompressed file with the type of its original. */
+  async #load(entry: Entry, original?: { plain: Representation; encoding: Encoding }): Promise<Representation> {
     const { size } = entry;
     const isCached = size <= READ_SIZE;
     const bytes = await this.folder.read(entry, isCached ? size : SNIFFED_SIZE);
-    const type = await this.folder.typeOf(original, bytes);
+    const type = original?.plain.fields.get("content-type") ?? await this.folder.typeOf(entry, bytes);
     const fields = new Headers({ "accept-ranges": "bytes", "content-type": type, "content-length": `${size}` });
     await setValidators(fields, entry, isCached ? bytes : undefined);
     const isCompressible = COMPRESSIBLE.test(type) && this.isEncodable(type);
     if (isCompressible) fields.set("vary", "Accept-Encoding");
-    if (encoding !== undefined) fields.set("content-encoding", encoding);
+    if (original !== undefined) fields.set("content-encoding", original.encoding);
     this.fields.finish(fields, 200);
 
-    const isOriginal = isCompressible && encoding === undefined;
-    const found = isOriginal ? ENCODINGS.filter((other) => this.#findPrecompressed(original, other)) : [];
-    const encodings = isOriginal ? [...found, ...compressorsFor(size)] : [];
+    const hasOthers = isCompressible && original === undefined;
+    const found = hasOthers ? ENCODINGS.filter((encoding) => this.#findPrecompressed(entry, encoding)) : [];
+    const encodings = hasOthers ? [...found, ...compressorsFor(size)] : [];
     const content: Content = { size, encodings, precompressed: found };
     if (!isCached) content.open = (options, init) => this.folder.send(entry, options, init);
     return new Representation(content, fields, isCached ? bytes : undefined);
@@ -837,14 +838,14 @@ class FileCache {
   }
 }
 
-/** Returns the key of a representation. That of a file as it is is the path alone: a new string would have to be hashed. */
+/** Returns the key of a representation: of the plain file its path, because a new string would have to be hashed. */
 function keyOf({ path }: Entry, encoding: Encoding): string {
   return encoding === "identity" ? path : `${encoding} ${path}`;
 }
 
 /** Returns what a representation takes in the cache; a plain file under another encoding's key is counted already. */
 function footprintOf({ content, fields }: Representation, encoding: Encoding): number {
-  if ((fields.get("content-encoding") ?? "identity") !== encoding) return 0;
+  if (encoding !== "identity" && !fields.has("content-encoding")) return 0;
   return OVERHEAD + (content.open === undefined ? content.size! : 0);
 }
 
@@ -1017,7 +1018,7 @@ async function list(folder: Folder, entry: Entry, cache: FileCache, request: Req
   const fields = new Headers({ "content-type": type, "vary": "Accept" });
   const params = new URLSearchParams(query);
   if (!ORDERS.has(params.get("sort")!)) params.set("sort", "name");
-  const names = [basename(folder.root), ...entry.path.split("/").filter(Boolean)];
+  const names = [basename(folder.root) || "/", ...entry.path.split("/").filter(Boolean)];
   const formatOf = (total: Total) => isJson ? JSON_FORMAT : pageFormat(total, names, params);
   const parts = render(folder, entry, params, formatOf, cache);
   const first = await parts.next();
@@ -1454,6 +1455,11 @@ class LiveReload {
     options.signal?.addEventListener("abort", () => this.#stop());
   }
 
+  /** Whether a path is one of its own two, which every page asks for. */
+  has(path: string): boolean {
+    return path === LIVE_SCRIPT_PATH || path === LIVE_EVENTS_PATH;
+  }
+
   /** Answers with the script, or with the events since the version that the query names; other paths are none of its. */
   respond(path: string, query: string): Response | undefined {
     if (path === LIVE_EVENTS_PATH) return this.#openEvents(query);
@@ -1794,7 +1800,7 @@ async function serve(command: Command): Promise<number> {
     createHandler({ ...command.options, root, signal, report, log: log && ((line) => log.writeRequest(line)) }),
   );
   let server = listen(command, handler);
-  const { port } = server.addr;
+  const { hostname, port } = server.addr;
   const stopped = watchSignals(() => {
     stop.abort();
     server.shutdown();
@@ -1802,20 +1808,17 @@ async function serve(command: Command): Promise<number> {
   announce(command, root, server.addr);
 
   const drained = async () => {
-    for (let isAgain = false;; isAgain = true) {
+    for (let isAgain = false; !signal.aborted; isAgain = true) {
       try {
-        if (isAgain) {
-          await delay(RETRY_DELAY);
-          server = listen({ ...command, port }, handler);
-        }
+        if (isAgain) server = listen({ ...command, host: hostname, port }, handler);
         await server.finished;
-        return 0;
       } catch (error) {
-        if (signal.aborted) return 0;
         // Without a free file descriptor Deno stops accepting for good, where a moment later there may be one.
         logError(`cannot accept a connection: ${errorMessage(error)}`);
+        await delay(RETRY_DELAY);
       }
     }
+    return 0;
   };
   const exitCode = await Promise.race([drained(), stopped]);
   if (exitCode === 0) await Promise.race([log?.flush(), delay(IDLE_STOP_LIMIT)]); // its reader may not read
@@ -1880,9 +1883,19 @@ function checkRoot(root: string): void {
 /** Refuses a private key that every client could download. */
 function checkKey({ tls, options }: Command, root: string): void {
   if (tls === undefined) return;
-  const key = resolve(tls.key);
-  if (!isInside(root, key) || !options.dotfiles && isHidden(toUrlPath(key, root))) return;
-  throw new CommandError(2, `every client could download the key ${key}; move it out of the folder that is served.`);
+  let path: string;
+  try {
+    const [realRoot, realKey] = [Deno.realPathSync(root), Deno.realPathSync(tls.key)];
+    if (!isInside(realRoot, realKey)) return;
+    path = toUrlPath(realKey, realRoot);
+  } catch {
+    return; // `listen` says why it can't be read
+  }
+  if (!options.dotfiles && isHidden(path)) return;
+  throw new CommandError(
+    2,
+    `every client could download the key ${tls.key}; move it out of the folder that is served.`,
+  );
 }
 
 /** Starts to listen on the named port, or on the first free one from the default on. */
@@ -1937,9 +1950,10 @@ function bracketed(address: string): string {
   return address.includes(":") ? `[${address}]` : address;
 }
 
-/** Whether only this machine can reach an address. */
+/** Whether only this machine can reach an address, in any of its spellings. */
 function isLoopback(host: string): boolean {
-  return host === "localhost" || host === "::1" || host.startsWith("127.");
+  const name = URL.parse(`http://${bracketed(host)}`)?.hostname ?? "";
+  return /^(?:localhost$|127\.|\[::1\]|\[::ffff:7f)/.test(name);
 }
 
 /** Says what is served and where. */
