@@ -104,7 +104,7 @@ export const DEFAULTS: Readonly<Options> = {
 // Handler -----------------------------------------------------------------------------------------------------------
 
 /**
- * Answers one request; what {@linkcode Deno.serve} takes. It never throws and never rejects. The bytes of an answer may
+ * Answers one request; what {@linkcode Deno.serve} takes. It throws nothing but what `log` throws. The bytes of an answer may
  * be those in the cache: send them, and do not write to them.
  */
 export type Handler = (request: Request, info?: Deno.ServeHandlerInfo) => Response | Promise<Response>;
@@ -415,7 +415,7 @@ class Folder {
       const time = now();
       const isDated = mtime > 0 && mtime <= time; // what lies in the future says nothing
       const isStable = time - Math.max(ctime, isDated ? mtime : 0) > SETTLING_TIME;
-      const resolvedUntil = dirname(realPath) === realRoot ? Infinity : 0; // no folder is above it that could change
+      const resolvedUntil = dirname(realPath) === realRoot ? Infinity : 0; // no folder is between that could change
       const entry = { path: trimmed, file, realPath, resolvedUntil, isFile, size, mtime, isDated, version, isStable };
       if (isStable) this.#found.set(path, entry, 1);
       return entry;
@@ -606,8 +606,8 @@ const COMPRESSIBLE =
   /^(?:text\/|(?:application|image|model)\/(?:[\w.-]+\+)?(?:json|xml|javascript|x-javascript|ecmascript|wasm|x-sh|toml|yaml|sql|graphql|rtf|manifest|x-ndjson|vnd\.ms-fontobject|bmp|x-ms-bmp|vnd\.microsoft\.icon)|font\/(?:ttf|otf|collection))/;
 
 const COMPRESSED_SIZE = 1024; // bytes from which on a file is compressed: a smaller one fits into one packet as it is
-const TURN_SIZE = 256 << 10; // bytes that are compressed before others have a turn,
-const TURN_TIME = 5; // and ms of work on listings
+const TURN_SIZE = 256 << 10; // bytes that are compressed before others have a turn
+const TURN_TIME = 5; // ms of work on listings before others have a turn
 const CACHE_LIMIT = 64 << 20; // bytes of all representations
 const OVERHEAD = 3 << 10; // bytes that one takes beside its body: fields, names, times
 const ACCEPTED_LIMIT = 100; // Accept-Encoding fields that are remembered; browsers send a handful
@@ -849,7 +849,7 @@ function footprintOf({ content, fields }: Representation, encoding: Encoding): n
   return OVERHEAD + (content.open === undefined ? content.size! : 0);
 }
 
-/** Returns the encodings that a file is compressed in on request; what stays on the disk is compressed on its way. */
+/** Returns the encodings that a file is compressed in on request, all known to `compress`; a big one is on its way, by gzip. */
 function compressorsFor(size: number): Encoding[] {
   return size < COMPRESSED_SIZE ? [] : size <= READ_SIZE ? ["zstd", "gzip"] : ["gzip"];
 }
@@ -1583,8 +1583,8 @@ class LiveReload {
   }
 
   /**
-   * Returns whether the root is still the watched folder; otherwise it tries to watch the new one, as after `rm -r dist` and
-   * a new build.
+   * Returns whether nothing has taken the place of the watched folder; otherwise it tries to watch the new one, as after
+   * `rm -r dist` and a new build.
    */
   async #ensureWatched(): Promise<boolean> {
     const { root } = this.folder;
@@ -1785,8 +1785,8 @@ export async function main(args: string[]): Promise<number> {
 
 const SAME_SIGNAL = 300; // ms in which another signal is the same: `deno task` passes on a Ctrl-C that the terminal sent too
 const RETRY_DELAY = 100; // ms before connections are accepted again
-const STOP_LIMIT = 4000; // ms that a stop may take while answers are on their way,
-const IDLE_STOP_LIMIT = 1000; // and while none are
+const STOP_LIMIT = 4000; // ms that a stop may take while answers are on their way
+const IDLE_STOP_LIMIT = 1000; // ms that it may take while none are
 
 async function serve(command: Command): Promise<number> {
   const root = resolve(command.options.root ?? findDefaultRoot());
@@ -1825,7 +1825,7 @@ async function serve(command: Command): Promise<number> {
   return exitCode;
 }
 
-/** Counts the answers on their way; what comes from the cache is handed to the system at once. */
+/** Counts the answers on their way. Those from the cache are not counted: most clients have them at once. */
 function trackInFlight(handle: Handler): { handler: Handler; inFlight: () => number } {
   let count = 0;
   const handler: Handler = (request, info) => {
