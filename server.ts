@@ -1567,7 +1567,8 @@ class LiveReload {
 
   async #broadcast(): Promise<void> {
     if (!await this.#ensureWatched()) return;
-    const paths = [...this.#changes].filter(identify).map((file) => this.#pathOf(file)); // an editor's temporary files are gone
+    // Without what is gone: it may have been an editor's temporary file, which Deno can't tell from a deleted one.
+    const paths = [...this.#changes].filter(identify).map((file) => this.#pathOf(file));
     const sheets = paths.every((path) => STYLESHEET.test(path)) ? paths.filter((path) => !path.endsWith("map")) : [];
     this.version = crypto.randomUUID();
     const event = this.#event(sheets.map((path) => inBase(this.options.base, path)));
