@@ -502,20 +502,16 @@ class Folder {
     return type ?? (isText(start.subarray(0, SNIFFED_SIZE)) ? "text/plain; charset=UTF-8" : "application/octet-stream");
   }
 
-  /** Yields the names in a folder, in batches of so many; throws where it may not be read. */
-  async *list(folder: Entry, batch: number): AsyncGenerator<Deno.DirEntry[]> {
-    let entries: Deno.DirEntry[] = [];
-    for await (const entry of Deno.readDir(folder.realPath)) {
-      if (entries.push(entry) < batch) continue;
-      yield entries;
-      entries = [];
+  /** Yields what a click in a folder would open, in batches of so many names; throws where it may not be read. */
+  async *list(folder: Entry, batch: number): AsyncGenerator<Listed[]> {
+    let names: Deno.DirEntry[] = [];
+    const look = () => names.map((name) => this.#look(folder, name)).filter((listed) => listed !== undefined);
+    for await (const name of Deno.readDir(folder.realPath)) {
+      if (names.push(name) < batch) continue;
+      yield look();
+      names = [];
     }
-    yield entries;
-  }
-
-  /** Returns those of a folder's names that a click would open. */
-  look(folder: Entry, entries: Deno.DirEntry[]): Listed[] {
-    return entries.map((entry) => this.#look(folder, entry)).filter((listed) => listed !== undefined);
+    yield look();
   }
 
   #look(folder: Entry, { name, isFile, isDirectory, isSymlink }: Deno.DirEntry): Listed | undefined {
@@ -684,11 +680,11 @@ class Representation {
 }
 
 /** A representation, or the work on it, and the file and the precompressed file that it is valid for. */
-type Kept = { file: Entry; precompressed?: Entry; representation: Representation | Promise<Representation> };
+type Cached = { file: Entry; precompressed?: Entry; representation: Representation | Promise<Representation> };
 
 /** Files as they are now, in the encoding that suits a request. */
 class FileCache {
-  #kept = new LruCache<Kept>(CACHE_LIMIT);
+  #cached = new LruCache<Cached>(CACHE_LIMIT);
   #accepted = new LruCache<Encoding[]>(ACCEPTED_LIMIT);
   #sizeOfTurn = 0;
   #nextTurn = Promise.resolve();
@@ -717,7 +713,7 @@ class FileCache {
     }
     const precompressed = this.#findPrecompressed(entry, encoding);
     if (precompressed === undefined) { // it has gone
-      this.#kept.delete(keyOf(entry, "identity"));
+      this.#cached.delete(keyOf(entry, "identity"));
       throw new ChangedError();
     }
     const load = () =>
@@ -744,22 +740,22 @@ class FileCache {
     return encoding === "identity" ? plain : await this.#compress(plain, encoding);
   }
 
-  /** Returns the representation of a file: the one that is kept or in the making, or a new one. */
+  /** Returns the representation of a file: the cached one, the one in the making, or a new one. */
   #share(encoding: Encoding, make: () => Promise<Representation>, file: Entry, precompressed?: Entry) {
     // What may change without a trace is read for each request.
     if (!file.isStable || precompressed?.isStable === false) return make();
     const key = keyOf(file, encoding);
-    const kept = this.#kept.get(key);
-    if (kept?.file === file && kept.precompressed === precompressed) return kept.representation;
+    const cached = this.#cached.get(key);
+    if (cached?.file === file && cached.precompressed === precompressed) return cached.representation;
     const isUnchanged = (entry?: Entry) => entry === undefined || this.folder.isUnchanged(entry);
     const representation = make().then((made) => {
       // The result counts only if it is still of what the disk has after the read.
       if (!isUnchanged(file) || !isUnchanged(precompressed)) throw new ChangedError();
-      this.#kept.set(key, { file, precompressed, representation: made }, footprintOf(made, encoding));
+      this.#cached.set(key, { file, precompressed, representation: made }, footprintOf(made, encoding));
       return made;
     });
-    representation.catch(() => this.#kept.delete(key));
-    this.#kept.set(key, { file, precompressed, representation }, 0);
+    representation.catch(() => this.#cached.delete(key));
+    this.#cached.set(key, { file, precompressed, representation }, 0);
     return representation;
   }
 
@@ -1006,11 +1002,6 @@ const PICTURE = /\.(?:apng|avif|bmp|gif|ico|jpe?g|jxl|png|svg|webp)$/i;
 /** How a listing is written. */
 type Format = { start: string; write: (item: Listed, index: number) => string; end: string };
 
-/** What a listing has in all. */
-type Total = { files: number; folders: number; bytes: number; hasPictures: boolean };
-
-type Compare = (one: Listed, other: Listed) => number;
-
 /** Returns what lists a folder: a page, or JSON for a client that prefers it. */
 async function list(folder: Folder, entry: Entry, cache: FileCache, request: Request, query: string) {
   const isJson = accepts(request, "text/html", "application/json") === "application/json";
@@ -1019,7 +1010,7 @@ async function list(folder: Folder, entry: Entry, cache: FileCache, request: Req
   const params = new URLSearchParams(query);
   if (!ORDERS.has(params.get("sort")!)) params.set("sort", "name");
   const names = [basename(folder.root) || "/", ...entry.path.split("/").filter(Boolean)];
-  const formatOf = (total: Total) => isJson ? JSON_FORMAT : pageFormat(total, names, params);
+  const formatOf = (items: Listed[]) => isJson ? JSON_FORMAT : pageFormat(items, names, params);
   const parts = render(folder, entry, params, formatOf, cache);
   const first = await parts.next();
   // A big folder is sent in parts, so that the work ends when the client goes away.
@@ -1034,25 +1025,22 @@ async function* render(
   folder: Folder,
   entry: Entry,
   params: URLSearchParams,
-  formatOf: (total: Total) => Format,
+  formatOf: (items: Listed[]) => Format,
   cache: FileCache,
 ): AsyncGenerator<string> {
   const filter = foldCase(params.get("q") ?? "");
   const { valueOf } = ORDERS.get(params.get("sort")!)!;
   const names = new Intl.Collator("en", { numeric: true }); // `file9` before `file10`
-  const compare: Compare = (one, other) =>
+  const compare = (one: Listed, other: Listed) =>
     Number(one.isFile) - Number(other.isFile) || valueOf(other) - valueOf(one) || names.compare(one.name, other.name);
   const sorted: Listed[][] = [];
-  const total: Total = { files: 0, folders: 0, bytes: 0, hasPictures: false };
   for await (const batch of folder.list(entry, BATCH)) {
     if (sorted.length > 0) yield* pause(cache);
-    const listed = folder.look(entry, batch).filter(({ name }) => foldCase(name).includes(filter));
-    for (const item of listed) addTo(total, item);
-    sorted.push(listed.sort(compare));
+    sorted.push(batch.filter(({ name }) => foldCase(name).includes(filter)).sort(compare));
   }
   while (sorted.length > 1) sorted.push(yield* merge(sorted.shift()!, sorted.shift()!, compare, cache));
   const [items = []] = sorted;
-  const { start, write, end } = formatOf(total);
+  const { start, write, end } = formatOf(items);
   yield start;
   for (let index = 0; index < items.length; index += BATCH) {
     if (index > 0) yield* pause(cache);
@@ -1070,7 +1058,7 @@ async function* pause(cache: FileCache): AsyncGenerator<string, void> {
 async function* merge(
   one: Listed[],
   other: Listed[],
-  compare: Compare,
+  compare: (one: Listed, other: Listed) => number,
   cache: FileCache,
 ): AsyncGenerator<string, Listed[]> {
   yield* pause(cache);
@@ -1081,13 +1069,6 @@ async function* merge(
     if (merged.length % (10 * BATCH) === 0) yield* pause(cache);
   }
   return merged;
-}
-
-function addTo(total: Total, { name, isFile, size }: Listed): void {
-  if (!isFile) return void total.folders++;
-  total.files++;
-  total.bytes += size;
-  total.hasPictures ||= PICTURE.test(name);
 }
 
 function foldCase(name: string): string {
@@ -1125,9 +1106,12 @@ img { display: block; width: 100%; height: 9rem; object-fit: contain; background
 @media (max-width: 40rem) { td:nth-child(3), th:nth-child(3) { display: none } }`;
 
 /** Returns how a page is written. It works without scripts, under any policy. */
-function pageFormat({ files, folders, bytes, hasPictures }: Total, names: string[], params: URLSearchParams): Format {
+function pageFormat(items: Listed[], names: string[], params: URLSearchParams): Format {
   const [sort, filter] = [params.get("sort")!, params.get("q") ?? ""];
   const isGrid = params.get("view") === "grid";
+  const files = items.filter(({ isFile }) => isFile);
+  const hasPictures = files.some(({ name }) => PICTURE.test(name));
+  const size = formatSize(files.reduce((sum, { size }) => sum + size, 0));
   const linkTo = (changed: Record<string, string>, text: string) =>
     `<a href="?${escapeHtml(`${new URLSearchParams({ sort, q: filter, ...changed })}`)}">${text}</a>`;
   const columns = [...ORDERS].map(([name, { head, direction }]) =>
@@ -1145,7 +1129,7 @@ function pageFormat({ files, folders, bytes, hasPictures }: Total, names: string
 ${isGrid ? "<ul>" : `<table><tr>${columns.join("")}`}\n`,
     write: isGrid ? writePicture : writeRow,
     end: `${isGrid ? "</ul>" : "</table>"}
-<p>${folders} folders, ${files} files, ${formatSize(bytes)}</p>\n`,
+<p>${items.length - files.length} folders, ${files.length} files, ${size}</p>\n`,
   };
 }
 
@@ -1190,7 +1174,7 @@ class Fields {
     const { cors, headers, maxAge } = this.options;
     fields.set("x-content-type-options", "nosniff");
     if (!fields.has("cache-control")) {
-      // A page that is kept names scripts that are gone.
+      // A page from the browser's cache names scripts that are gone.
       const isReusable = maxAge > 0 && status < 400 && !isHtml(fields);
       fields.set("cache-control", isReusable ? `max-age=${maxAge}` : NO_CACHE);
     }
@@ -1264,26 +1248,19 @@ function isHtml(fields: Headers): boolean {
   return fields.get("content-type")?.startsWith("text/html") ?? false;
 }
 
-/** The status of what the file system says, by the error's name or code; nothing else of it reaches the client. */
-const ERROR_STATUS: [StatusCode, string[]][] = [
-  // Among them a path through a file, links in a circle, a name that the system can't have, a file that became a folder.
-  [404, [
-    "NotFound",
-    "ENOENT",
-    "NotADirectory",
-    "FilesystemLoop",
-    "ELOOP",
-    "ENAMETOOLONG",
-    "InvalidData",
-    "IsADirectory",
-  ]],
-  [403, ["PermissionDenied", "EACCES", "NotCapable"]],
-  [503, ["EMFILE", "ENFILE", "Busy", "EBUSY", "ChangedError"]],
+/**
+ * The status of what the file system says, by the error's name or code; nothing else of it reaches the client. Among the
+ * 404s are a path through a file, links in a circle, a name that the system can't have, a file that became a folder.
+ */
+const ERROR_STATUS: [StatusCode, RegExp][] = [
+  [404, /^(?:NotFound|ENOENT|NotADirectory|FilesystemLoop|ELOOP|ENAMETOOLONG|InvalidData|IsADirectory)$/],
+  [403, /^(?:PermissionDenied|EACCES|NotCapable)$/],
+  [503, /^(?:EMFILE|ENFILE|Busy|EBUSY|ChangedError)$/],
 ];
 
 function statusOf(error: unknown): StatusCode {
   const { name = "", code = "" } = error as { name?: string; code?: string };
-  return ERROR_STATUS.find(([, errors]) => errors.includes(name) || errors.includes(code))?.[0] ?? 500;
+  return ERROR_STATUS.find(([, errors]) => errors.test(name) || errors.test(code))?.[0] ?? 500;
 }
 
 function delay(milliseconds: number): Promise<void> {
