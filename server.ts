@@ -134,7 +134,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   const isEncodable = (type: string) =>
     settings.compress && !isEncoded && !(settings.live && type.startsWith("text/html"));
   const cache = new FileCache(folder, fields, isEncodable);
-  const password = settings.auth === undefined ? undefined : new Password(settings.auth);
+  const hasPassword = settings.auth === undefined ? () => true : passwordCheck(settings.auth);
   const live = settings.live ? new LiveReload(folder, fields, settings) : undefined; // last: it begins to watch
   return handle;
 
@@ -183,8 +183,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   /** Refuses a foreign host, a path outside the base, and a lack of the password, which no preflight has (Fetch, 3.3.5). */
   function refuse(request: Request, { url, path, query }: Target): Response | undefined {
     if (!isHostValid(request, localhostOnly)) return fields.fail(request, 400);
-    const isAuthorized = password === undefined || password.isIn(request.headers) || fields.isPreflight(request);
-    if (!isAuthorized) return fields.fail(request, 401, CHALLENGE);
+    if (!hasPassword(request.headers) && !fields.isPreflight(request)) return fields.fail(request, 401, CHALLENGE);
     if (path !== "" || base === "/") return undefined;
     return `${url}/` === base ? fields.redirect("/", query) : fields.fail(request, 404);
   }
@@ -1309,26 +1308,16 @@ const CHALLENGE = { "www-authenticate": 'Basic realm="http-server", charset="UTF
 const CREDENTIALS = /^[^:\p{Cc}]*:\P{Cc}+$/u;
 const CREDENTIALS_SYNTAX = "auth takes USER:PASSWORD, with a colon, a password and no control characters";
 
-/** The password that every request must carry. */
-class Password {
-  #crypto = globalThis.process.getBuiltinModule("node:crypto"); // it takes 30 ms to load
-  #digest: Uint8Array;
-
-  /** Throws where the credentials are none that a client could send. */
-  constructor(credentials: string) {
-    if (!CREDENTIALS.test(credentials)) throw new TypeError(CREDENTIALS_SYNTAX);
-    this.#digest = this.#digestOf(new TextEncoder().encode(credentials).toBase64());
-  }
-
-  /** Whether an Authorization field has it (RFC 7617, 2); compared in constant time, so that nobody can guess parts of it. */
-  isIn(request: Headers): boolean {
+/** Returns the check for a password (RFC 7617, 2); throws where the credentials are none that a client could send. */
+function passwordCheck(credentials: string): (request: Headers) => boolean {
+  if (!CREDENTIALS.test(credentials)) throw new TypeError(CREDENTIALS_SYNTAX);
+  const { createHash, timingSafeEqual } = globalThis.process.getBuiltinModule("node:crypto"); // it takes 30 ms to load
+  const digestOf = (token: string) => createHash("sha256").update(token).digest();
+  const digest = digestOf(new TextEncoder().encode(credentials).toBase64());
+  return (request) => {
     const [, token = ""] = /^Basic +(.*)$/i.exec(request.get("authorization") ?? "") ?? [];
-    return this.#crypto.timingSafeEqual(this.#digestOf(token), this.#digest);
-  }
-
-  #digestOf(token: string): Uint8Array {
-    return this.#crypto.createHash("sha256").update(token).digest();
-  }
+    return timingSafeEqual(digestOf(token), digest); // in constant time, so that nobody can guess parts of it
+  };
 }
 
 // Live reload -------------------------------------------------------------------------------------------------------
