@@ -1628,11 +1628,11 @@ const FLAGS = {
 
 type Flag = { type: "string" | "boolean"; short?: string; multiple?: boolean; value?: string; help: string };
 
-/** What {@linkcode main} tells a person in one sentence: exit code 2 for the command line, 1 for the machine. */
-class CommandError extends Error {
-  constructor(readonly exitCode: 1 | 2, message: string) {
-    super(message);
-  }
+/** The command line is wrong, and the message says how; {@linkcode main} tells every other error from it. */
+class UsageError extends Error {}
+
+function checkUsage(isRight: boolean, message: string): void {
+  if (!isRight) throw new UsageError(message);
 }
 
 /** Returns the text of `--help`. */
@@ -1653,40 +1653,32 @@ ${rows.join("\n")}`;
 /** What the command line asks for; the port is undefined where the user named none. */
 type Command = ReturnType<typeof parseCommand>;
 
-/** Reads the command line; throws a {@linkcode CommandError} that says what is wrong with it. */
+/** Reads the command line; throws a {@linkcode UsageError} that says what is wrong with it. */
 function parseCommand(args: string[]) {
   const { values, positionals } = parseFlags(args);
   // A command that `deno install` made with `.` as its folder can be given another one.
   const [root, ...more] = positionals[0] === "." && positionals.length === 2 ? positionals.slice(1) : positionals;
-  if (more.length > 0) {
-    throw new CommandError(2, `one folder is served, not ${positionals.length}: ${positionals.join(", ")}.`);
-  }
-  if (root === "") throw new CommandError(2, "the folder's name is empty.");
-  if (values.host === "") throw new CommandError(2, "--host takes an address to listen on, such as 127.0.0.1.");
-  if (!values.cert !== !values.key || values.cert === "") {
-    throw new CommandError(2, "--cert and --key take a file each, and HTTPS needs both.");
-  }
-  if (values.auth !== undefined && !CREDENTIALS.test(values.auth)) {
-    throw new CommandError(2, `--${CREDENTIALS_SYNTAX}.`);
-  }
-  if (values.live && values["max-age"] !== undefined) {
-    throw new CommandError(2, "--live has browsers ask each time, so --max-age can't go with it.");
-  }
+  const { base, dotfiles, symlinks, spa, cors, live, ignore, auth, cert, key, quiet, "max-age": maxAge } = values;
+  checkUsage(more.length === 0, `one folder is served, not ${positionals.length}: ${positionals.join(", ")}`);
+  checkUsage(root !== "", "the folder's name is empty");
+  checkUsage(values.host !== "", "--host takes an address to listen on, such as 127.0.0.1");
+  checkUsage(!cert === !key && cert !== "", "--cert and --key take a file each, and HTTPS needs both");
+  checkUsage(auth === undefined || CREDENTIALS.test(auth), `--${CREDENTIALS_SYNTAX}`);
+  checkUsage(!live || maxAge === undefined, "--live has browsers ask each time, so --max-age can't go with it");
   const host = values.host?.replace(/^\[(.*)\]$/, "$1"); // an IPv6 address as a URL has it
-  const { base, dotfiles, symlinks, spa, cors, live, ignore, auth, quiet } = values;
   const options: Partial<Options> = {
     ...{ root, base, dotfiles, symlinks, spa, cors, live, ignore, auth },
     listing: !values["no-listing"],
     compress: !values["no-compress"],
     headers: values.header?.map(parseHeader),
-    maxAge: parseNumber("--max-age", values["max-age"], 2 ** 31),
+    maxAge: parseNumber("--max-age", maxAge, 2 ** 31),
     localhostOnly: host !== undefined && isLoopback(host),
   };
   return {
     options,
     host,
     port: parseNumber("--port", values.port, 65535),
-    tls: values.cert && values.key ? { cert: values.cert, key: values.key } : undefined,
+    tls: cert && key ? { cert, key } : undefined,
     quiet,
     print: values.help ? helpText() : values.version ? `http-server ${VERSION}` : undefined,
   };
@@ -1704,15 +1696,14 @@ function parseFlags(args: string[]) {
     // Its first sentence says what is wrong; the others are about a syntax that nothing here needs.
     const [sentence = ""] = (error as Error).message.split(/\.\s|\n/);
     const message = sentence.replace(/^O|^U/, (letter) => letter.toLowerCase()).replace("is ambiguous", "is missing");
-    throw new CommandError(2, `${message}; --help lists the options.`);
+    throw new UsageError(`${message}; --help lists the options`);
   }
 }
 
 function parseNumber(flag: string, value: string | undefined, most: number): number | undefined {
   if (value === undefined) return undefined;
-  if (!/^\d{1,10}$/.test(value) || Number(value) > most) {
-    throw new CommandError(2, `${flag} takes a whole number from 0 to ${most}, not "${value}".`);
-  }
+  const isRight = /^\d{1,10}$/.test(value) && Number(value) <= most;
+  checkUsage(isRight, `${flag} takes a whole number from 0 to ${most}, not "${value}"`);
   return Number(value);
 }
 
@@ -1723,11 +1714,10 @@ function parseHeader(field: string): [name: string, value: string] {
   try {
     new Headers([[name, value]]);
   } catch {
-    throw new CommandError(2, `--header takes "Name: value", not ${JSON.stringify(field)}.`);
+    throw new UsageError(`--header takes "Name: value", not ${JSON.stringify(field)}`);
   }
-  if (/^(?:content-length|transfer-encoding)$/i.test(name)) {
-    throw new CommandError(2, `--header can't set ${name}: it frames the message.`);
-  }
+  const isFraming = /^(?:content-length|transfer-encoding)$/i.test(name);
+  checkUsage(!isFraming, `--header can't set ${name}: it frames the message`);
   return [name, value];
 }
 
@@ -1745,8 +1735,8 @@ export async function main(args: string[]): Promise<number> {
     console.log(command.print);
     return 0;
   } catch (error) {
-    console.error(`http-server: ${errorMessage(error)}.`); // no CommandError is, say, a full disk behind stdout
-    return error instanceof CommandError ? error.exitCode : 1;
+    console.error(`http-server: ${errorMessage(error)}.`);
+    return error instanceof UsageError ? 2 : 1;
   }
 }
 
@@ -1842,8 +1832,8 @@ function checkRoot(root: string): void {
   try {
     for (const _ of Deno.readDirSync(root)) break; // leaving the loop closes the folder
   } catch (error) {
-    if (statusOf(error) === 404) throw new CommandError(2, `there is no folder ${root}; name the folder to serve.`);
-    throw new CommandError(1, `cannot read the folder ${root}: ${errorMessage(error)}.`);
+    checkUsage(statusOf(error) !== 404, `there is no folder ${root}; name the folder to serve`);
+    throw new Error(`cannot read the folder ${root}: ${errorMessage(error)}`);
   }
 }
 
@@ -1858,11 +1848,8 @@ function checkKey({ tls, options }: Command, root: string): void {
   } catch {
     return; // `listen` says why it can't be read
   }
-  if (!options.dotfiles && isHidden(path)) return;
-  throw new CommandError(
-    2,
-    `every client could download the key ${tls.key}; move it out of the folder that is served.`,
-  );
+  const isServed = options.dotfiles || !isHidden(path);
+  checkUsage(!isServed, `every client could download the key ${tls.key}; move it out of the folder that is served`);
 }
 
 /** Starts to listen on the named port, or on the first free one from the default on. */
@@ -1887,12 +1874,12 @@ function listen({ host = everyInterface(), port, tls }: Command, handler: Handle
       if (!(error instanceof Deno.errors.AddrInUse)) {
         if (taken !== undefined) break; // the next port is not allowed, but that is not the point
         const pair = tls ? ` with ${tls.cert} and ${tls.key}` : "";
-        throw new CommandError(1, `cannot listen on ${bracketed(host)}:${port}${pair}: ${errorMessage(error)}.`);
+        throw new Error(`cannot listen on ${bracketed(host)}:${port}${pair}: ${errorMessage(error)}`);
       }
       taken ??= port;
     }
   }
-  throw new CommandError(1, `port ${taken} is taken; name another with --port, or --port 0 for any.`);
+  throw new Error(`port ${taken} is taken; name another with --port, or --port 0 for any`);
 }
 
 /** Returns `::` where that takes IPv4 as well, and may be listened on without a question; else all of IPv4. */
