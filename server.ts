@@ -1741,8 +1741,7 @@ const STOP_LIMIT = 4000; // ms that a stop may take while answers are on their w
 const IDLE_STOP_LIMIT = 1000; // ms that it may take while none are
 
 async function serve(command: Command): Promise<number> {
-  const root = resolve(command.options.root ?? findDefaultRoot());
-  checkRoot(root);
+  const root = findRoot(command.options.root);
   checkKey(command, root);
   const log = command.quiet ? undefined : new LogWriter();
   const report = Deno.stdout.isTerminal() ? log && ((line: string) => log.write(line)) : undefined;
@@ -1813,22 +1812,16 @@ function watchSignals(shutdown: () => void, inFlight: () => number): Promise<num
   return promise;
 }
 
-/** Returns the `www` folder beside this file, or the current folder where there is none. */
-function findDefaultRoot(): string {
-  try {
-    Deno.statSync(DEFAULTS.root);
-  } catch (error) {
-    if (statusOf(error) === 404) return ".";
-  }
-  return DEFAULTS.root;
-}
-
-function checkRoot(root: string): void {
+/** Returns the folder that was named, or else `www` beside this file, or the current one where that is missing. */
+function findRoot(named?: string): string {
+  const root = resolve(named ?? DEFAULTS.root);
   try {
     for (const _ of Deno.readDirSync(root)) break; // leaving the loop closes the folder
+    return root;
   } catch (error) {
-    checkUsage(statusOf(error) !== 404, `there is no folder ${root}; name the folder to serve`);
-    throw new Error(`cannot read the folder ${root}: ${errorMessage(error)}`);
+    if (statusOf(error) !== 404) throw new Error(`cannot read the folder ${root}: ${errorMessage(error)}`);
+    checkUsage(named === undefined, `there is no folder ${root}; name the folder to serve`);
+    return findRoot(".");
   }
 }
 
