@@ -1844,7 +1844,6 @@ function checkKey({ tls, options }: Command, root: string): void {
 function listen({ host = everyInterface(), port, tls }: Command, handler: Handler): Deno.HttpServer<Deno.NetAddr> {
   const first = port ?? DEFAULT_PORT;
   const last = port ?? DEFAULT_PORT + PORT_TRIES;
-  let taken: number | undefined;
   for (let port = first; port <= last; port++) {
     try {
       return Deno.serve({
@@ -1859,15 +1858,13 @@ function listen({ host = everyInterface(), port, tls }: Command, handler: Handle
         },
       }, handler);
     } catch (error) {
-      if (!(error instanceof Deno.errors.AddrInUse)) {
-        if (taken !== undefined) break; // the next port is not allowed, but that is not the point
-        const pair = tls ? ` with ${tls.cert} and ${tls.key}` : "";
-        throw new Error(`cannot listen on ${bracketed(host)}:${port}${pair}: ${errorMessage(error)}`);
-      }
-      taken ??= port;
+      if (error instanceof Deno.errors.AddrInUse) continue;
+      if (port > first) break; // the next port is not allowed, but that is not the point
+      const pair = tls ? ` with ${tls.cert} and ${tls.key}` : "";
+      throw new Error(`cannot listen on ${bracketed(host)}:${port}${pair}: ${errorMessage(error)}`);
     }
   }
-  throw new Error(`port ${taken} is taken; name another with --port, or --port 0 for any`);
+  throw new Error(`port ${first} is taken; name another with --port, or --port 0 for any`);
 }
 
 /** Returns `::` where that takes IPv4 as well, and may be listened on without a question; else all of IPv4. */
