@@ -1772,7 +1772,7 @@ async function serve(command: Command): Promise<number> {
     return 0;
   };
   const exitCode = await Promise.race([drained(), stopped]);
-  if (exitCode === 0) await Promise.race([log?.flush(), delay(IDLE_STOP_LIMIT)]); // its reader may not read
+  if (exitCode === 0) await Promise.race([log?.written, delay(IDLE_STOP_LIMIT)]); // its reader may not read
   return exitCode;
 }
 
@@ -1921,9 +1921,9 @@ const LOG_LIMIT = 1 << 20; // characters that may wait for a reader that doesn't
 
 /** The request log on stdout. Lines are written in batches: to write each by itself would halve the speed. */
 class LogWriter {
+  /** Resolves when no line waits any more; undefined where none does. */
+  written?: Promise<void>;
   #waiting = "";
-  #written?: Promise<void>;
-  #isClosed = false;
   #isForPerson = Deno.stdout.isTerminal() && !Deno.noColor;
 
   /** Writes the line of a request: on a terminal with the local time alone, and the status in the color of its class. */
@@ -1935,27 +1935,19 @@ class LogWriter {
   }
 
   write(line: string): void {
-    if (this.#isClosed || this.#waiting.length > LOG_LIMIT) return;
+    if (this.#waiting.length > LOG_LIMIT) return;
     this.#waiting += `${line}\n`;
-    this.#written ??= delay(LOG_DELAY).then(() => this.#writeWaiting());
-  }
-
-  async flush(): Promise<void> {
-    await this.#written;
-    await this.#writeWaiting();
+    // When the reader has gone away the server goes on: nothing more is written, and lines over the limit are dropped.
+    this.written ??= delay(LOG_DELAY).then(() => this.#writeWaiting()).catch(() => {});
   }
 
   async #writeWaiting(): Promise<void> {
-    try {
-      while (this.#waiting !== "") {
-        const batch = new TextEncoder().encode(this.#waiting);
-        this.#waiting = "";
-        for (let sent = 0; sent < batch.length;) sent += await Deno.stdout.write(batch.subarray(sent));
-      }
-    } catch {
-      this.#isClosed = true; // its reader went away; the server goes on
+    while (this.#waiting !== "") {
+      const batch = new TextEncoder().encode(this.#waiting);
+      this.#waiting = "";
+      for (let sent = 0; sent < batch.length;) sent += await Deno.stdout.write(batch.subarray(sent));
     }
-    this.#written = undefined;
+    this.written = undefined;
   }
 }
 
