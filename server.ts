@@ -1905,14 +1905,11 @@ function announce({ host, port: named, tls, options }: Command, root: string, { 
   const note = named === undefined && port !== DEFAULT_PORT ? ` (port ${DEFAULT_PORT} is taken)` : "";
   const unencrypted = tls ? "" : " Without HTTPS (--cert and --key) the password can be read on the wire.";
   const isPublic = Deno.stdout.isTerminal() && !isLoopback(hostname);
-  const remarks = [
-    ...isPublic ? ["Other machines can reach it too; --host 127.0.0.1 keeps it to this one."] : [],
-    ...options.live ? ["Pages reload when a file changes (--live)."] : [],
-    ...options.auth === undefined ? [] : [`Clients must log in (--auth).${unencrypted}`],
-  ];
   const [bold, link] = ["font-weight: bold", "font-weight: bold; color: green"]; // on a terminal alone
   console.log("Serving %c%s%c at %c%s%c%s", bold, folder, "", link, url, "", note);
-  for (const remark of remarks) console.log(remark);
+  if (isPublic) console.log("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
+  if (options.live) console.log("Pages reload when a file changes (--live).");
+  if (options.auth !== undefined) console.log(`Clients must log in (--auth).${unencrypted}`);
   if (Deno.stdout.isTerminal()) console.log("Ctrl-C stops it.\n");
 }
 
