@@ -1747,15 +1747,23 @@ async function serve(command: Command): Promise<number> {
   const report = Deno.stdout.isTerminal() ? log && ((line: string) => log.write(line)) : undefined;
   const stop = new AbortController();
   const { signal } = stop;
-  const { handler, inFlight } = trackInFlight(
-    createHandler({ ...command.options, root, signal, report, log: log && ((line) => log.writeRequest(line)) }),
-  );
+  const writeRequest = log && ((line: string) => log.writeRequest(line));
+  const handle = createHandler({ ...command.options, root, signal, report, log: writeRequest });
+  let inFlight = 0; // answers on their way, but for those from the cache: most clients have them at once
+  const handler: Deno.ServeHandler = (request, info) => {
+    const answer = handle(request, info);
+    if (answer instanceof Promise) {
+      inFlight++;
+      info.completed.catch(() => {}).finally(() => inFlight--); // it rejects when the client goes away
+    }
+    return answer;
+  };
   let server = listen(command, handler);
   const { hostname, port } = server.addr;
   const stopped = watchSignals(() => {
     stop.abort();
     server.shutdown();
-  }, inFlight);
+  }, () => inFlight > 0);
   announce(command, root, server.addr);
 
   const drained = async () => {
@@ -1776,36 +1784,22 @@ async function serve(command: Command): Promise<number> {
   return exitCode;
 }
 
-/** Counts the answers on their way. Those from the cache are not counted: most clients have them at once. */
-function trackInFlight(handle: Handler): { handler: Handler; inFlight: () => number } {
-  let count = 0;
-  const handler: Handler = (request, info) => {
-    const answer = handle(request, info);
-    if (answer instanceof Promise && info !== undefined) {
-      count++;
-      info.completed.catch(() => {}).finally(() => count--); // it rejects when the client goes away
-    }
-    return answer;
-  };
-  return { handler, inFlight: () => count };
-}
-
 /**
  * Calls `shutdown` at the first signal to stop. Resolves to the exit code at the second, or when the stop has taken long
  * enough: some clients have connected and ask nothing, or have stopped reading their download.
  */
-function watchSignals(shutdown: () => void, inFlight: () => number): Promise<number> {
+function watchSignals(shutdown: () => void, isAnswering: () => boolean): Promise<number> {
   const { promise, resolve } = Promise.withResolvers<number>();
   let start: number | undefined;
   const onSignal = () => {
     const elapsed = () => performance.now() - start!;
     if (start !== undefined) return elapsed() > SAME_SIGNAL ? resolve(130) : undefined;
     start = performance.now();
-    if (inFlight() > 0 && Deno.stdout.isTerminal()) {
+    if (isAnswering() && Deno.stdout.isTerminal()) {
       console.log("\nStopping when all answers are sent; Ctrl-C again stops at once.");
     }
     shutdown();
-    setInterval(() => elapsed() > (inFlight() > 0 ? STOP_LIMIT : IDLE_STOP_LIMIT) && resolve(0), 100);
+    setInterval(() => elapsed() > (isAnswering() ? STOP_LIMIT : IDLE_STOP_LIMIT) && resolve(0), 100);
   };
   Deno.addSignalListener("SIGINT", onSignal);
   if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onSignal); // Windows has none
@@ -1841,7 +1835,7 @@ function checkKey({ tls, options }: Command, root: string): void {
 }
 
 /** Starts to listen on the named port, or on the first free one from the default on. */
-function listen({ host = everyInterface(), port, tls }: Command, handler: Handler): Deno.HttpServer<Deno.NetAddr> {
+function listen({ host = everyInterface(), port, tls }: Command, handler: Deno.ServeHandler) {
   const first = port ?? DEFAULT_PORT;
   const last = port ?? DEFAULT_PORT + PORT_TRIES;
   for (let port = first; port <= last; port++) {
