@@ -1404,7 +1404,6 @@ class LiveReload {
   #quietTimer: ReturnType<typeof setTimeout> | undefined;
   #rootTimer: ReturnType<typeof setInterval>;
   #identity: string | undefined;
-  #realRoot: string;
   #watch: { watcher: Deno.FsWatcher; ended: Promise<void> };
 
   /** Throws where the root can't be watched. */
@@ -1415,7 +1414,6 @@ class LiveReload {
   ) {
     this.#ignored = ["node_modules", ...options.ignore].map((glob) => globToRegExp(glob));
     this.#identity = identify(folder.root);
-    this.#realRoot = Deno.realPathSync(folder.root);
     this.#watch = this.#watchRoot();
     this.#rootTimer = setInterval(() => this.#ensureWatched(), ROOT_INTERVAL);
     options.signal?.addEventListener("abort", () => this.#stop());
@@ -1479,24 +1477,25 @@ class LiveReload {
 
   #watchRoot() {
     try {
-      const watcher = Deno.watchFs(this.folder.root);
-      return { watcher, ended: this.#follow(watcher) };
+      const realRoot = Deno.realPathSync(this.folder.root); // as macOS reports it
+      const watcher = Deno.watchFs(realRoot);
+      return { watcher, ended: this.#follow(watcher, realRoot) };
     } catch (error) {
       throw new Error(`cannot watch ${displayName(this.folder.root)}: ${errorMessage(error)}`);
     }
   }
 
-  async #follow(watcher: Deno.FsWatcher): Promise<void> {
+  async #follow(watcher: Deno.FsWatcher, realRoot: string): Promise<void> {
     for (;;) {
       try {
         for await (const { kind, paths } of watcher) {
           if (kind === "access") continue; // it was read, or closed after a change that was reported
-          for (const file of paths) this.#recordChange(file);
+          for (const file of paths) this.#recordChange(toUrlPath(file, realRoot));
         }
         return;
       } catch (error) { // such as a new folder that can't be read, or a name that is not UTF-8
         this.#logErrorOnce(`a change may be missed: ${errorMessage(error)}`);
-        this.#recordChange(this.folder.root);
+        this.#recordChange("/");
       }
     }
   }
@@ -1507,11 +1506,10 @@ class LiveReload {
   }
 
   /** Remembers a change until nothing more changes. */
-  #recordChange(file: string): void {
+  #recordChange(path: string): void {
     const { dotfiles, signal } = this.options;
-    const path = this.#pathOf(file);
     if (signal?.aborted || !dotfiles && isHidden(path) || this.#isIgnored(path)) return;
-    this.#changes.add(file);
+    this.#changes.add(path);
     clearTimeout(this.#quietTimer);
     this.#quietTimer = setTimeout(() => this.#broadcast(), QUIET_TIME);
   }
@@ -1525,28 +1523,18 @@ class LiveReload {
     });
   }
 
-  /** Returns the path of a file below the root. */
-  #pathOf(file: string): string {
-    const { root } = this.folder;
-    return toUrlPath(file, isInside(root, file) ? root : this.#realRoot); // macOS knows files by their real paths
-  }
-
   async #broadcast(): Promise<void> {
     if (!await this.#ensureWatched()) return;
     // Without what is gone: it may have been an editor's temporary file, which Deno can't tell from a deleted one.
-    const paths = [...this.#changes].filter(identify).map((file) => this.#pathOf(file));
+    const paths = [...this.#changes].filter((path) => identify(this.folder.root + path));
     const sheets = paths.every((path) => STYLESHEET.test(path)) ? paths.filter((path) => !path.endsWith("map")) : [];
     this.version = crypto.randomUUID();
     const event = this.#event(sheets.map((path) => inBase(this.options.base, path)));
-    if (this.#listeners.size > 0) this.#report(sheets.length > 0 ? "reloaded the stylesheet" : "reloaded");
+    const [first = "", ...more] = this.#changes; // of those that a build makes the first is reported
+    const what = `${sheets.length > 0 ? "reloaded the stylesheet" : "reloaded"}: ${toAscii(first.slice(1))}`;
+    if (this.#listeners.size > 0) this.options.report?.(more.length > 0 ? `${what} and ${more.length} more` : what);
     this.#changes = new Set();
     for (const listener of this.#listeners) listener.enqueue(event);
-  }
-
-  /** Says what was done, and for which changes: of those that a build makes the first. */
-  #report(what: string): void {
-    const [first = "", ...more] = [...this.#changes].map((file) => toAscii(this.#pathOf(file).slice(1)));
-    this.options.report?.(`${what}: ${first}${more.length > 0 ? ` and ${more.length} more` : ""}`);
   }
 
   /**
@@ -1554,18 +1542,16 @@ class LiveReload {
    * `rm -r dist` and a new build.
    */
   async #ensureWatched(): Promise<boolean> {
-    const { root } = this.folder;
-    const found = identify(root);
+    const found = identify(this.folder.root);
     if (found === this.#identity) return true;
     this.#identity = undefined;
     this.#watch.watcher.close();
     await this.#watch.ended; // else Deno takes the new folder for the watched one
     if (found === undefined || found === this.#identity || this.options.signal?.aborted) return false;
     try {
-      this.#realRoot = Deno.realPathSync(root);
       this.#watch = this.#watchRoot();
       this.#identity = found;
-      this.#recordChange(root);
+      this.#recordChange("/");
     } catch (error) {
       this.#logErrorOnce(errorMessage(error)); // it is tried again
     }
