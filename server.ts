@@ -1517,10 +1517,8 @@ class LiveReload {
   /** Whether a glob is that of a path, of a folder above it, or of a name in it. */
   #isIgnored(path: string): boolean {
     const names = path.split("/").slice(1);
-    return names.some((name, index) => {
-      const above = names.slice(0, index + 1).join("/");
-      return this.#ignored.some((glob) => glob.test(name) || glob.test(above));
-    });
+    const candidates = names.flatMap((name, index) => [name, names.slice(0, index + 1).join("/")]);
+    return this.#ignored.some((glob) => candidates.some((candidate) => glob.test(candidate)));
   }
 
   async #broadcast(): Promise<void> {
