@@ -1322,9 +1322,8 @@ function passwordCheck(credentials: string): (request: Headers) => boolean {
 
 // Live reload -------------------------------------------------------------------------------------------------------
 
-const LIVE_FOLDER = "/.live-reload/"; // a dot-folder, where nothing else is served but with `dotfiles`
-const LIVE_SCRIPT_PATH = `${LIVE_FOLDER}script.js`;
-const LIVE_EVENTS_PATH = `${LIVE_FOLDER}events`;
+const LIVE_SCRIPT_PATH = "/.live-reload/script.js"; // in a dot-folder, where nothing else is served but with `dotfiles`
+const LIVE_EVENTS_PATH = "/.live-reload/events";
 const QUIET_TIME = 100; // ms without a change before pages reload: a build writes many files, an editor some
 const ROOT_INTERVAL = 1000; // ms between checks that the root is the same folder: one that moved away reports no more
 const CLOSE_DELAY = 6000; // ms after the end in which the watcher stays open: longer than the server takes to stop
@@ -1439,7 +1438,9 @@ class LiveReload {
   async addScript(request: Request, page: Selected, version: string): Promise<Selected> {
     if (page instanceof Response) return page;
     const { content, fields, status } = page;
-    if (!isHtml(fields) || fields.has("content-encoding") || !isForDocument(request)) return page;
+    // A fragment that a script asks for stays as it is (Fetch Metadata, 2.1).
+    const isDocument = /^(?:document|i?frame|object|embed)$/.test(request.headers.get("sec-fetch-dest") ?? "document");
+    if (!isDocument || !isHtml(fields) || fields.has("content-encoding")) return page;
 
     // A page in the place of another, such as a listing for a missing index.html, is to be told from that.
     const attribute = fields.has("accept-ranges") ? "" : " data-stand-in";
@@ -1575,11 +1576,6 @@ function identify(folder: string): string | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** Whether a request is for a document of its own, not for a fragment that a script asks for (Fetch Metadata, 2.1). */
-function isForDocument({ headers }: Request): boolean {
-  return /^(?:document|i?frame|object|embed)$/.test(headers.get("sec-fetch-dest") ?? "document");
 }
 
 // Command line ------------------------------------------------------------------------------------------------------
