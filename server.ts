@@ -1001,6 +1001,8 @@ const PICTURE = /\.(?:apng|avif|bmp|gif|ico|jpe?g|jxl|png|svg|webp)$/i;
 /** How a listing is written. */
 type Format = { start: string; write: (item: Listed, index: number) => string; end: string };
 
+type Compare = (one: Listed, other: Listed) => number;
+
 /** Returns what lists a folder: a page, or JSON for a client that prefers it. */
 async function list(folder: Folder, entry: Entry, cache: FileCache, request: Request, query: string) {
   const isJson = accepts(request, "text/html", "application/json") === "application/json";
@@ -1008,30 +1010,22 @@ async function list(folder: Folder, entry: Entry, cache: FileCache, request: Req
   const fields = new Headers({ "content-type": type, "vary": "Accept" });
   const params = new URLSearchParams(query);
   if (!ORDERS.has(params.get("sort")!)) params.set("sort", "name");
-  const names = [basename(folder.root) || "/", ...entry.path.split("/").filter(Boolean)];
-  const formatOf = (items: Listed[]) => isJson ? JSON_FORMAT : pageFormat(items, names, params);
-  const parts = render(folder, entry, params, formatOf, cache);
+  const parts = render(folder, entry, cache, params, isJson);
   const first = await parts.next();
   // A big folder is sent in parts, so that the work ends when the client goes away.
   const body = first.value === ""
     ? ReadableStream.from(parts).pipeThrough(new TextEncoderStream())
-    : first.value + (await Array.fromAsync(parts)).join("");
+    : [first.value, ...await Array.fromAsync(parts)].join("");
   return await cache.represent(body, fields, request.headers);
 }
 
 /** Yields a listing in parts, and an empty one after each piece of work. */
-async function* render(
-  folder: Folder,
-  entry: Entry,
-  params: URLSearchParams,
-  formatOf: (items: Listed[]) => Format,
-  cache: FileCache,
-): AsyncGenerator<string> {
+async function* render(folder: Folder, entry: Entry, cache: FileCache, params: URLSearchParams, isJson: boolean) {
   const filter = foldCase(params.get("q") ?? "");
   const { valueOf } = ORDERS.get(params.get("sort")!)!;
-  const names = new Intl.Collator("en", { numeric: true }); // `file9` before `file10`
-  const compare = (one: Listed, other: Listed) =>
-    Number(one.isFile) - Number(other.isFile) || valueOf(other) - valueOf(one) || names.compare(one.name, other.name);
+  const order = new Intl.Collator("en", { numeric: true }); // `file9` before `file10`
+  const compare: Compare = (one, other) =>
+    Number(one.isFile) - Number(other.isFile) || valueOf(other) - valueOf(one) || order.compare(one.name, other.name);
   const sorted: Listed[][] = [];
   for await (const batch of folder.list(entry, BATCH)) {
     if (sorted.length > 0) yield* pause(cache);
@@ -1039,7 +1033,8 @@ async function* render(
   }
   while (sorted.length > 1) sorted.push(yield* merge(sorted.shift()!, sorted.shift()!, compare, cache));
   const [items = []] = sorted;
-  const { start, write, end } = formatOf(items);
+  const names = [basename(folder.root) || "/", ...entry.path.split("/").filter(Boolean)];
+  const { start, write, end } = isJson ? JSON_FORMAT : pageFormat(items, names, params);
   yield start;
   for (let index = 0; index < items.length; index += BATCH) {
     if (index > 0) yield* pause(cache);
@@ -1054,12 +1049,7 @@ async function* pause(cache: FileCache): AsyncGenerator<string, void> {
 }
 
 /** Merges two sorted lists; to sort all at once would keep others waiting. */
-async function* merge(
-  one: Listed[],
-  other: Listed[],
-  compare: (one: Listed, other: Listed) => number,
-  cache: FileCache,
-): AsyncGenerator<string, Listed[]> {
+async function* merge(one: Listed[], other: Listed[], compare: Compare, cache: FileCache) {
   yield* pause(cache);
   const merged: Listed[] = [];
   for (let i = 0, j = 0; i < one.length || j < other.length;) {
