@@ -1149,8 +1149,6 @@ function escapeHtml(text: string): string {
 // Fields ------------------------------------------------------------------------------------------------------------
 
 const ALLOW = "GET, HEAD, OPTIONS";
-const NO_CACHE = "no-cache"; // "ask before you use it again", not "don't keep it"
-const NO_STORE = "no-store"; // "don't keep it"
 
 /** The fields that every answer carries, and the answers that are no more than fields and a line. */
 class Fields {
@@ -1163,9 +1161,8 @@ class Fields {
     const { cors, headers, maxAge } = this.options;
     fields.set("x-content-type-options", "nosniff");
     if (!fields.has("cache-control")) {
-      // A page from the browser's cache names scripts that are gone.
-      const isReusable = maxAge > 0 && status < 400 && !isHtml(fields);
-      fields.set("cache-control", isReusable ? `max-age=${maxAge}` : NO_CACHE);
+      const isReusable = maxAge > 0 && status < 400 && !isHtml(fields); // a cached page names scripts that are gone
+      fields.set("cache-control", isReusable ? `max-age=${maxAge}` : "no-cache"); // which means "ask again"
     }
     if (cors) {
       fields.set("access-control-allow-origin", "*");
@@ -1439,7 +1436,7 @@ class LiveReload {
     const bytes = content.open ? undefined : await new Blob([await page.bytes, element]).bytes();
     const headers = new Headers(fields);
     for (const name of ["etag", "last-modified"]) headers.delete(name);
-    headers.set("cache-control", NO_STORE);
+    headers.set("cache-control", "no-store");
     if (bytes !== undefined) headers.set("content-length", `${bytes.length}`);
     this.fields.finish(headers, status);
     const size = content.size && (bytes?.length ?? content.size); // what had no ranges still has none
@@ -1457,7 +1454,7 @@ class LiveReload {
       },
       cancel: () => void this.#listeners.delete(listener),
     });
-    const fields = { "content-type": "text/event-stream", "cache-control": NO_STORE };
+    const fields = { "content-type": "text/event-stream", "cache-control": "no-store" };
     return this.fields.answer(events.pipeThrough(new ServerSentEventStream()), fields);
   }
 
