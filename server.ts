@@ -922,20 +922,17 @@ async function setValidators(fields: Headers, { mtime, version, isStable, isDate
   if (isStable && isDated) fields.set("last-modified", new Date(mtime).toUTCString());
 }
 
-/** What of a representation answers a request: nothing but a status, a range, or undefined for all of it. */
-type Part = 304 | 412 | 416 | ByteRange | undefined;
-
-function selectPart({ method, headers }: Request, { content, fields, status }: Representation): Part {
+/** Returns what of a representation answers a request: nothing but a status, a range, or undefined for all of it. */
+function selectPart({ method, headers }: Request, { content, fields, status }: Representation) {
   if (status !== 200) return undefined; // conditions and ranges are those of a 200 (RFC 9110, 13.2.1 and 14.2)
   const isRange = headers.has("range") && method === "GET"; // 14.2; asked first: from then on Deno has all fields at hand
   const outcome = evaluatePreconditions(headers, fields);
   if (outcome !== 200) return outcome;
-  const { size } = content;
-  if (!isRange || size === undefined) return undefined;
+  if (!isRange || content.size === undefined) return undefined;
   // Only the file's own date lets a range through, a weak tag never (13.1.5).
   const ifRange = headers.get("if-range");
   if (ifRange !== null && parseDate(ifRange) !== parseDate(fields.get("last-modified"))) return undefined;
-  return parseRange(headers.get("range"), size);
+  return parseRange(headers.get("range"), content.size);
 }
 
 /** An HTTP-date in any of its three forms (RFC 9110, 5.6.7); what `Date.parse` takes beyond them is no date here. */
