@@ -945,14 +945,10 @@ function parseDate(value: string | null): number {
   return Date.parse(value.endsWith("GMT") ? value : `${value} GMT`);
 }
 
-/**
- * Returns the status that the conditional fields of a request lead to, in the order of RFC 9110, 13.2.2, with the
- * validators that a 200 would have.
- */
+/** Returns the status that a request's conditional fields lead to, with the validators of a 200 (RFC 9110, 13.2.2). */
 export function evaluatePreconditions(request: Headers, validators: Headers): 200 | 304 | 412 {
   const ifMatch = request.get("if-match");
-  // Compared strongly, which a weak tag never passes (13.1.1).
-  if (ifMatch !== null && ifMatch !== "*") return 412;
+  if (ifMatch !== null && ifMatch !== "*") return 412; // compared strongly, which a weak tag never passes (13.1.1)
   const unmodifiedSince = request.get("if-unmodified-since");
   const isModifiedAfter = (date: string) => parseDate(validators.get("last-modified")) > parseDate(date);
   if (ifMatch === null && unmodifiedSince !== null && isModifiedAfter(unmodifiedSince)) return 412;
@@ -1415,10 +1411,7 @@ class LiveReload {
     return this.fields.answer(LIVE_SCRIPT, { "content-type": type, "content-length": `${LIVE_SCRIPT.length}` });
   }
 
-  /**
-   * Returns a page with the script's element at its end, a page too big for the cache without, and all else as it is. The
-   * root must have had the version before the page was read.
-   */
+  /** Returns a page with the script at its end, a page too big for the cache without, and all else as it is. */
   async addScript(request: Request, page: Selected, version: string): Promise<Selected> {
     if (page instanceof Response) return page;
     const { content, fields, status } = page;
@@ -1520,10 +1513,7 @@ class LiveReload {
     for (const listener of this.#listeners) listener.enqueue(event);
   }
 
-  /**
-   * Returns whether nothing has taken the place of the watched folder; otherwise it tries to watch the new one, as after
-   * `rm -r dist` and a new build.
-   */
+  /** Whether the watched folder is still the root; if not, it tries to watch the new one, as after a clean build. */
   async #ensureWatched(): Promise<boolean> {
     const found = identify(this.folder.root);
     if (found === this.#identity) return true;
@@ -1546,8 +1536,7 @@ class LiveReload {
     clearTimeout(this.#quietTimer);
     for (const listener of this.#listeners) listener.close();
     this.#listeners.clear();
-    // Not at once, for it may hang: where a FIFO has come into the folder, Deno waits for its writer and holds a lock
-    // meanwhile. A program that ends does without.
+    // Not at once, for it hangs where a FIFO came into the folder and has no writer. A program that ends does without.
     setTimeout(() => this.#watch.watcher.close(), CLOSE_DELAY);
   }
 }
@@ -1684,8 +1673,7 @@ function parseHeader(field: string): [name: string, value: string] {
 
 /**
  * Runs http-server as its command line says, until a signal stops it, and returns its exit code: 0 after a clean stop or
- * a printed text, 1 when the machine refuses (port, folder, certificate, permission), 2 when the command line is wrong,
- * 130 when a second signal ends it at once. What goes wrong is one sentence on stderr.
+ * a printed text, 1 when the machine refuses, 2 when the command line is wrong, 130 when a second signal ends it.
  */
 export async function main(args: string[]): Promise<number> {
   try {
@@ -1701,8 +1689,8 @@ export async function main(args: string[]): Promise<number> {
 
 const SAME_SIGNAL = 300; // ms in which another signal is the same: `deno task` passes on a Ctrl-C that the terminal sent too
 const RETRY_DELAY = 100; // ms before connections are accepted again
-const STOP_LIMIT = 4000; // ms that a stop may take while answers are on their way
-const IDLE_STOP_LIMIT = 1000; // ms that it may take while none are
+const STOP_LIMIT = 4000; // ms that a stop may take while answers are on their way: some clients have stopped reading
+const IDLE_STOP_LIMIT = 1000; // ms that it may take while none are: some have connected and ask nothing
 
 async function serve(command: Command): Promise<number> {
   const root = findRoot(command.options.root);
@@ -1748,10 +1736,7 @@ async function serve(command: Command): Promise<number> {
   return exitCode;
 }
 
-/**
- * Calls `shutdown` at the first signal to stop. Resolves to the exit code at the second, or when the stop has taken long
- * enough: some clients have connected and ask nothing, or have stopped reading their download.
- */
+/** Calls `shutdown` at the first signal. Resolves to the exit code at the second, or when the stop takes too long. */
 function watchSignals(shutdown: () => void, isAnswering: () => boolean): Promise<number> {
   const { promise, resolve } = Promise.withResolvers<number>();
   let start: number | undefined;
