@@ -1770,16 +1770,9 @@ function findRoot(named?: string): string {
 
 /** Refuses a private key that every client could download. */
 function checkKey({ tls, options }: Command, root: string): void {
-  if (tls === undefined) return;
-  let path: string;
-  try {
-    const [realRoot, realKey] = [Deno.realPathSync(root), Deno.realPathSync(tls.key)];
-    if (!isInside(realRoot, realKey)) return;
-    path = toUrlPath(realKey, realRoot);
-  } catch {
-    return; // `listen` says why it can't be read
-  }
-  const isServed = options.dotfiles || !isHidden(path);
+  if (tls === undefined || identify(tls.key) === undefined) return; // `listen` says why it can't be read
+  const [realRoot, realKey] = [Deno.realPathSync(root), Deno.realPathSync(tls.key)];
+  const isServed = isInside(realRoot, realKey) && (options.dotfiles || !isHidden(toUrlPath(realKey, realRoot)));
   checkUsage(!isServed, `every client could download the key ${tls.key}; move it out of the folder that is served`);
 }
 
