@@ -966,10 +966,7 @@ export function evaluatePreconditions(request: Headers, validators: Headers): 20
 /** The first and the last byte of a range, counted from 0. */
 export type ByteRange = { start: number; end: number };
 
-/**
- * Returns the one range that a `Range` field asks of a file (RFC 9110, 14.1.2), 416 where it begins past the end, or
- * undefined where the whole file is the answer: to no field, another unit, several ranges, nonsense, an empty file.
- */
+/** Returns the one range that a field asks for (RFC 9110, 14.1.2), 416 past the end, undefined for the whole file. */
 export function parseRange(field: string | null, size: number): ByteRange | 416 | undefined {
   const [, first, last] = /^bytes=(\d*)-(\d*)$/i.exec(field ?? "") ?? [];
   if (!first && !last || size === 0) return undefined;
@@ -1320,8 +1317,7 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
   const started = Symbol.for("http-server --live");
   let version, events;
 
-  // A browser has no more than six connections to a server. So a page in a frame leaves it to the page around it, and
-  // a hidden tab connects when it is shown again.
+  // A browser has six connections to a server: a page in a frame leaves it to the page around it, a hidden tab waits.
   if (script.src && !(started in window) && window.frameElement === null) {
     window[started] = true;
     version = new URL(script.src).search; // of the root, when the page was read
@@ -1355,8 +1351,7 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
     return links.length > 0;
   }
 
-  // A page that is gone, as in the middle of a build, stays on the screen until it is back; it takes ranges, which a
-  // listing or a 404 in its place does not.
+  // A page that is gone stays on the screen until it is back: it takes ranges, which a listing or a 404 does not.
   async function reload() {
     events.close(); // its connection may be the last one
     const { headers } = await fetch(location.href, { method: "HEAD" }).catch(() => new Response());
