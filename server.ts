@@ -103,16 +103,12 @@ export const DEFAULTS: Readonly<Options> = {
 
 // Handler -----------------------------------------------------------------------------------------------------------
 
-/**
- * Answers one request; what {@linkcode Deno.serve} takes. It throws nothing but what `log` throws. The bytes of an answer may
- * be those in the cache: send them, and do not write to them.
- */
+/** Answers a request; throws only what `log` throws. Do not write to the bytes of an answer: they may be the cached ones. */
 export type Handler = (request: Request, info?: Deno.ServeHandlerInfo) => Response | Promise<Response>;
 type Info = Deno.ServeHandlerInfo;
 
 const INDEX = "index.html";
 const NOT_FOUND_PAGE = "404.html";
-const NOT_FOUND_DEPTH = 32; // folders in which a `404.html` is looked for, as every one costs a look at the disk
 const ATTEMPTS = 50; // at a request whose file changes between being found and being opened
 
 /**
@@ -134,7 +130,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   const isEncodable = (type: string) =>
     settings.compress && !isEncoded && !(settings.live && type.startsWith("text/html"));
   const cache = new FileCache(folder, fields, isEncodable);
-  const hasPassword = settings.auth === undefined ? () => true : passwordCheck(settings.auth);
+  const hasPassword = settings.auth === undefined ? () => true : createPasswordCheck(settings.auth);
   const live = settings.live ? new LiveReload(folder, fields, settings) : undefined; // last: it begins to watch
   return handle;
 
@@ -215,7 +211,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   function selectNotFound(request: Request, path: string): Selected | Promise<Selected> {
     let page: Entry | undefined;
     // From the root down, as far as there are folders: a path of 30,000 segments costs a look, not 30,000.
-    for (let level = "/", depth = 0; level !== "" && depth < NOT_FOUND_DEPTH; depth++) {
+    for (let level = "/"; level !== "";) {
       const found = folder.find(level + NOT_FOUND_PAGE);
       if (found?.isFile) page = found;
       else if (level !== "/" && folder.find(level)?.isFile !== false) break;
@@ -345,10 +341,7 @@ interface Entry {
   isDated: boolean;
   /** What the disk says of it that tells whether it is still the same. */
   version: number[];
-  /**
-   * Whether a change from now on will show in the version. It may not where the file was written a moment ago, and is
-   * again before the disk's clock ticks ("racily clean", as git says).
-   */
+  /** Whether a later change will show in the version: it may not before the disk's clock ticks ("racily clean", in git). */
   isStable: boolean;
   /** Until when its real path counts without another look; {@linkcode Folder} alone says so. */
   resolvedUntil: number;
@@ -373,12 +366,12 @@ const FOUND_LIMIT = 20_000; // entries that are remembered
 const MISSES = 10; // files that were not there before `node:fs` is loaded, which takes 15 ms
 
 /** Extensions whose registered types are something else's: TypeScript is not a film. */
-const SOURCE_CODE: [string, null][] = [[".ts", null], [".tsx", null], [".mts", null], [".cts", null]];
+const SOURCE_CODE = [".ts", ".tsx", ".mts", ".cts"];
 
 /** The only door to the disk: what lies at a path, whether it is still the same, its bytes and its type. */
 class Folder {
   readonly root: string;
-  #types = new Map<string, string | null>(SOURCE_CODE);
+  #types = new Map<string, string | null>(SOURCE_CODE.map((extension) => [extension, null]));
   #found = new LruCache<Entry>(FOUND_LIMIT);
   #misses = 0;
   #existsSync?: (path: string) => boolean;
@@ -448,12 +441,9 @@ class Folder {
     }
   }
 
-  /**
-   * Opens a file; throws {@linkcode ChangedError} where what was opened is not what was found. Not synchronously: where a
-   * FIFO has taken the file's place, that would wait for its writer.
-   */
+  /** Opens a file; throws {@linkcode ChangedError} where what was opened is not what was found. */
   async #open({ realPath, version }: Entry, start = 0): Promise<Deno.FsFile> {
-    const file = await Deno.open(realPath);
+    const file = await Deno.open(realPath); // not `openSync`, which would wait where a FIFO has taken the file's place
     if (isEmbedded(this.root) || isSameVersion(versionOf(file.statSync()), version)) {
       if (start > 0) file.seekSync(start, Deno.SeekMode.Start);
       return file;
@@ -589,10 +579,7 @@ function exactly(size: number): TransformStream<Bytes, Bytes> {
 /** A content coding (RFC 9110, 8.4.1); identity is none. */
 export type Encoding = "br" | "zstd" | "gzip" | "identity";
 
-/**
- * The encodings that files are sent in, in the order of preference where a client has none; and what follows the name of
- * a precompressed file, which lies beside the original.
- */
+/** All encodings, the preferred first where a client has no preference, and the suffix of a precompressed file's name. */
 const SUFFIXES: Record<Encoding, string> = { br: ".br", zstd: ".zst", gzip: ".gz", identity: "" };
 const ENCODINGS = Object.keys(SUFFIXES) as Encoding[];
 
@@ -849,21 +836,16 @@ function compressorsFor(size: number): Encoding[] {
   return size < COMPRESSED_SIZE ? [] : size <= READ_SIZE ? ["zstd", "gzip"] : ["gzip"];
 }
 
-/**
- * Measured on a script of 135 KB: zstd 3, the library's default, takes 0.5 ms to 3.25:1, zstd 6 1.3 ms to 3.33:1, gzip 6
- * 2.6 ms to 2.92:1, Brotli 5 3.3 ms to 3.36:1.
- */
+/** By default at zstd 3 and gzip 6: 0.5 ms to 3.25:1 and 2.6 ms to 2.92:1 for 135 KB; Brotli 5: 3.3 ms to 3.36:1. */
 function compress(bytes: Bytes, encoding: Encoding): Bytes {
   const { gzipSync, zstdCompressSync } = globalThis.process.getBuiltinModule("node:zlib"); // it takes 10 ms to load
   return new Uint8Array(encoding === "zstd" ? zstdCompressSync(bytes) : gzipSync(bytes));
 }
 
-/**
- * Returns the encodings that a client accepts, the best first: by its weights, then by ours (RFC 9110, 12.5.3). White space
- * goes first: where it may stand in several places, to match it can take as long as the square of its length.
- */
+/** Returns the encodings that a client accepts, the best first: by its weights, then by our order (RFC 9110, 12.5.3). */
 export function acceptedEncodings(field: string): Encoding[] {
   const weights = new Map<string, number>();
+  // Without white space: where that may stand in several places, to match it can take the square of its length.
   for (const item of field.toLowerCase().replace(/\s+/g, "").split(",")) {
     const [, coding, weight = "1"] = /^([^;]+)(?:;q=([01](?:\.\d{0,3})?))?$/.exec(item) ?? [];
     if (coding !== undefined) weights.set(coding.replace(/^x-(?=gzip$)/, ""), Number(weight));
@@ -913,11 +895,9 @@ export class LruCache<Value> {
 
 // Conditions --------------------------------------------------------------------------------------------------------
 
-/**
- * Sets the tag and the date of a file (RFC 9110, 8.8). The tag is of the bytes where they are at hand; of a file written a
- * moment ago nothing else is sure. It is weak, for every encoding made of the same bytes has the same.
- */
+/** Sets the tag and the date of a file (RFC 9110, 8.8); of one written a moment ago only a tag of its bytes is sure. */
 async function setValidators(fields: Headers, { mtime, version, isStable, isDated }: Entry, bytes?: Bytes) {
+  // Weak, because every encoding made of the same bytes has the same tag.
   if (bytes !== undefined || isStable) fields.set("etag", await eTag(bytes ?? version.join(" "), { weak: true }));
   if (isStable && isDated) fields.set("last-modified", new Date(mtime).toUTCString());
 }
@@ -1286,7 +1266,7 @@ const CREDENTIALS = /^[^:\p{Cc}]*:\P{Cc}+$/u;
 const CREDENTIALS_SYNTAX = "auth takes USER:PASSWORD, with a colon, a password and no control characters";
 
 /** Returns the check for a password (RFC 7617, 2); throws where the credentials are none that a client could send. */
-function passwordCheck(credentials: string): (request: Headers) => boolean {
+function createPasswordCheck(credentials: string): (request: Headers) => boolean {
   if (!CREDENTIALS.test(credentials)) throw new TypeError(CREDENTIALS_SYNTAX);
   const { createHash, timingSafeEqual } = globalThis.process.getBuiltinModule("node:crypto"); // it takes 30 ms to load
   const digestOf = (token: string) => createHash("sha256").update(token).digest();

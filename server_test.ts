@@ -419,9 +419,9 @@ Deno.test("handler() answers 404 with the nearest 404.html, or one plain line", 
   assertEquals([encoded.status, encoded.headers.get("content-encoding")], [404, "gzip"]);
   assert(Number(encoded.headers.get("content-length")) < 500);
 
-  // Each folder costs a look at the disk, so there is an end to it.
-  site.write({ [`${"d/".repeat(31)}404.html`]: "deep", [`${"d/".repeat(40)}404.html`]: "too deep" });
-  assertEquals((await get(handler, `/${"d/".repeat(40)}nothing`)).text, "deep");
+  site.write({ [`${"d/".repeat(31)}404.html`]: "deep", [`${"d/".repeat(40)}404.html`]: "deepest" });
+  assertEquals((await get(handler, `/${"d/".repeat(39)}nothing`)).text, "deep");
+  assertEquals((await get(handler, `/${"d/".repeat(40)}nothing`)).text, "deepest");
 
   await Deno.remove(site.file("404.html"));
   const { status, headers, text } = await get(handler, "/nothing");
