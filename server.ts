@@ -491,16 +491,20 @@ class Folder {
     return type ?? (isText(start.subarray(0, SNIFFED_SIZE)) ? "text/plain; charset=UTF-8" : "application/octet-stream");
   }
 
-  /** Yields what a click in a folder would open, in batches of so many names; throws where it may not be read. */
-  async *list(folder: Entry, batch: number): AsyncGenerator<Listed[]> {
-    let names: Deno.DirEntry[] = [];
-    const look = () => names.map((name) => this.#look(folder, name)).filter((listed) => listed !== undefined);
-    for await (const name of Deno.readDir(folder.realPath)) {
-      if (names.push(name) < batch) continue;
-      yield look();
-      names = [];
+  /** Yields the names in a folder, in batches of so many; throws where it may not be read. */
+  async *list(folder: Entry, batch: number): AsyncGenerator<Deno.DirEntry[]> {
+    let entries: Deno.DirEntry[] = [];
+    for await (const entry of Deno.readDir(folder.realPath)) {
+      if (entries.push(entry) < batch) continue;
+      yield entries;
+      entries = [];
     }
-    yield look();
+    yield entries;
+  }
+
+  /** Returns those of a folder's names that a click would open. */
+  look(folder: Entry, entries: Deno.DirEntry[]): Listed[] {
+    return entries.map((entry) => this.#look(folder, entry)).filter((listed) => listed !== undefined);
   }
 
   #look(folder: Entry, { name, isFile, isDirectory, isSymlink }: Deno.DirEntry): Listed | undefined {
@@ -999,7 +1003,8 @@ async function* render(folder: Folder, entry: Entry, cache: FileCache, params: U
   const sorted: Listed[][] = [];
   for await (const batch of folder.list(entry, BATCH)) {
     if (sorted.length > 0) yield* pause(cache);
-    sorted.push(batch.filter(({ name }) => foldCase(name).includes(filter)).sort(compare));
+    const listed = folder.look(entry, batch); // within the turn that the pause has given
+    sorted.push(listed.filter(({ name }) => foldCase(name).includes(filter)).sort(compare));
   }
   while (sorted.length > 1) sorted.push(yield* merge(sorted.shift()!, sorted.shift()!, compare, cache));
   const [items = []] = sorted;
@@ -1020,13 +1025,13 @@ async function* pause(cache: FileCache): AsyncGenerator<string, void> {
 
 /** Merges two sorted lists; to sort all at once would keep others waiting. */
 async function* merge(one: Listed[], other: Listed[], compare: Compare, cache: FileCache) {
-  yield* pause(cache);
   const merged: Listed[] = [];
   for (let i = 0, j = 0; i < one.length || j < other.length;) {
     const isNext = j === other.length || i < one.length && compare(one[i]!, other[j]!) <= 0;
     merged.push(isNext ? one[i++]! : other[j++]!);
     if (merged.length % (10 * BATCH) === 0) yield* pause(cache);
   }
+  yield* pause(cache);
   return merged;
 }
 
