@@ -137,7 +137,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   function handle(request: Request, info?: Info): Response | Promise<Response> {
     const start = log === undefined ? 0 : now();
     const target = splitUrl(request.url, base);
-    const answer = refuse(request, target) ?? answerSafely(request, target, info);
+    const answer = answerSafely(request, target, info);
     if (log === undefined && request.method !== "HEAD") return answer;
     const finish = (response: Response) => {
       const client = (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
@@ -164,24 +164,22 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   }
 
   function respond(request: Request, target: Target, info?: Info): Response | Promise<Response> {
+    const { url, query } = target;
+    if (!isHostValid(request, localhostOnly)) return fields.fail(request, 400);
+    // A preflight never has the password (Fetch, 3.3.5).
+    if (!hasPassword(request.headers) && !fields.isPreflight(request)) return fields.fail(request, 401, CHALLENGE);
+    const isOutside = target.path === "" && base !== "/";
+    if (isOutside) return `${url}/` === base ? fields.redirect("/", query) : fields.fail(request, 404);
     const path = resolvePath(target.path);
     if (path === undefined) return fields.fail(request, 400);
     if (request.method === "OPTIONS") return fields.answerOptions(request);
     if (request.method !== "GET" && request.method !== "HEAD") return fields.fail(request, 405, { allow: ALLOW });
     const version = live?.version; // before the read, so that a later change triggers a reload
-    const selected = live?.respond(path, target.query) ?? select(request, path, target.query);
+    const selected = live?.respond(path, query) ?? select(request, path, query);
     if (live === undefined && !(selected instanceof Promise)) return send(request, selected, fields, info);
     return Promise.resolve(selected).then(async (selected) =>
       await send(request, await live?.addScript(request, selected, version!) ?? selected, fields, info)
     );
-  }
-
-  /** Refuses a foreign host, a path outside the base, and a lack of the password, which no preflight has (Fetch, 3.3.5). */
-  function refuse(request: Request, { url, path, query }: Target): Response | undefined {
-    if (!isHostValid(request, localhostOnly)) return fields.fail(request, 400);
-    if (!hasPassword(request.headers) && !fields.isPreflight(request)) return fields.fail(request, 401, CHALLENGE);
-    if (path !== "" || base === "/") return undefined;
-    return `${url}/` === base ? fields.redirect("/", query) : fields.fail(request, 404);
   }
 
   /** Returns what lies at a path, in the encoding that suits the request, or the answer where nothing does. */
