@@ -188,21 +188,16 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const file = folder.find(isFolderPath ? path + INDEX : path);
     if (file?.isFile) return cache.get(file, request.headers);
     const entry = isFolderPath ? folder.find(path) : file;
-    if (entry === undefined) return selectFallback(request, path);
-
     // A page's relative links count from its URL: a folder's ends with a slash, a file's doesn't.
-    if (entry.isFile === isFolderPath) return fields.redirect(isFolderPath ? entry.path : `${path}/`, query);
-    return listing ? list(folder, entry, cache, request, query) : selectNotFound(request, path);
-  }
+    if (entry?.isFile === isFolderPath) return fields.redirect(isFolderPath ? entry.path : `${path}/`, query);
+    if (entry !== undefined && listing) return list(folder, entry, cache, request, query);
+    if (entry !== undefined) return selectNotFound(request, path);
 
-  /** Returns what answers where nothing lies at the path: the page of a clean URL, the single-page app, or a 404. */
-  function selectFallback(request: Request, path: string): Selected | Promise<Selected> {
-    const page = path.endsWith("/") ? undefined : folder.find(`${path}.html`);
+    const page = isFolderPath ? undefined : folder.find(`${path}.html`); // of a clean URL
     if (page?.isFile) return cache.get(page, request.headers);
-    const isView = spa && !isHidden(path) && (extname(path) === "" || isNavigation(request));
+    const isView = spa && !isHidden(path) && (extname(path) === "" || isNavigation(request)); // of a single-page app
     const app = isView ? folder.find(`/${INDEX}`) : undefined;
-    if (app?.isFile) return cache.get(app, request.headers);
-    return selectNotFound(request, path);
+    return app?.isFile ? cache.get(app, request.headers) : selectNotFound(request, path);
   }
 
   /** Returns the `404.html` nearest to the path on the way up to the root, or one plain line. */
