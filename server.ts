@@ -321,23 +321,16 @@ type Bytes = Uint8Array<ArrayBuffer>;
 
 /** A regular file or a folder that may be served; only {@linkcode Folder} makes one. */
 interface Entry {
-  /** Where the URL space has it: decoded, tidied, without a slash at the end (but `/` for the root). */
-  path: string;
-  /** Where the disk has it by that name. */
-  file: string;
-  /** Where that leads when every link is followed. */
-  realPath: string;
+  path: string; // where the URL space has it: decoded, tidied, without a slash at the end (but `/` for the root)
+  file: string; // where the disk has it by that name
+  realPath: string; // where that leads when every link is followed
   isFile: boolean;
   size: number;
-  /** When it was last modified, in milliseconds, and whether that is a date that a client can be told (RFC 9110, 8.8.2.1). */
-  mtime: number;
-  isDated: boolean;
-  /** What the disk says of it that tells whether it is still the same. */
-  version: number[];
-  /** Whether a later change will show in the version: it may not before the disk's clock ticks ("racily clean", in git). */
-  isStable: boolean;
-  /** Until when its real path counts without another look; {@linkcode Folder} alone says so. */
-  resolvedUntil: number;
+  mtime: number; // when it was last modified, in milliseconds
+  isDated: boolean; // whether that is a date that a client can be told (RFC 9110, 8.8.2.1)
+  version: number[]; // what the disk says of it that tells whether it is still the same
+  isStable: boolean; // whether every change from now on shows in the version; git calls the others "racily clean"
+  resolvedUntil: number; // until when its real path counts without another look; `Folder` alone says so
 }
 
 /** A file or folder as a listing has it: its size in bytes, and when it was modified, in milliseconds. */
@@ -591,24 +584,18 @@ const ACCEPTED_LIMIT = 100; // Accept-Encoding fields that are remembered; brows
 
 /** What a representation is, beside its fields and bytes. */
 interface Content {
-  /** Answers with what stays on the disk. */
-  open?: (options: SendOptions, init: ResponseInit) => Promise<Response>;
-  /** Its length in bytes; undefined where it has no ranges. */
-  size?: number;
-  /** The other encodings that the file can be sent in. */
-  encodings: Encoding[];
-  /** Those that a precompressed file was found in when the file was read. */
-  precompressed?: Encoding[];
+  open?: (options: SendOptions, init: ResponseInit) => Promise<Response>; // answers with what stays on the disk
+  size?: number; // its length in bytes; undefined where it has no ranges
+  encodings: Encoding[]; // the others that the file can be sent in
+  precompressed?: Encoding[]; // those that a precompressed file was found in when the file was read
 }
 
 /** A file in one encoding, with its answers ready-made (RFC 9110, 3.2). What it answers never changes. */
 class Representation {
-  /** The answer with all of it, to be cloned: that takes a tenth of the time of making one. */
-  readonly #whole: Response;
+  readonly fields: Headers; // of the answer with all of it; copy them before you change one
+  readonly #whole: Response; // that answer, to be cloned: that takes a tenth of the time of making one
   #notModified?: Response;
   #notFound?: Representation;
-  /** All fields of the answer with all of it; copy them before you change one. */
-  readonly fields: Headers;
 
   /** Without bytes where `content.open` opens them. */
   constructor(readonly content: Content, fields: Headers, bytes?: Bytes, readonly status = 200) {
