@@ -168,8 +168,8 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (!isHostValid(request, localhostOnly)) return fields.fail(request, 400);
     // A preflight never has the password (Fetch, 3.3.5).
     if (!hasPassword(request.headers) && !fields.isPreflight(request)) return fields.fail(request, 401, CHALLENGE);
-    const isOutside = target.path === "" && base !== "/";
-    if (isOutside) return `${url}/` === base ? fields.redirect("/", query) : fields.fail(request, 404);
+    const isOutside = target.path === "" && base !== "";
+    if (isOutside) return url === base ? fields.redirect("/", query) : fields.fail(request, 404);
     const path = resolvePath(target.path);
     if (path === undefined) return fields.fail(request, 400);
     if (request.method === "OPTIONS") return fields.answerOptions(request);
@@ -253,18 +253,13 @@ const URL_PARTS = /^[^:/?#]+:\/\/[^/?#]*([^?#]*)(\?[^#]*)?/;
 /** Splits a URL; its path below the base is empty where it is outside. */
 function splitUrl(requestUrl: string, base: string): Target {
   const [, url = "", query = ""] = URL_PARTS.exec(requestUrl) ?? [];
-  const path = base === "/" ? url : url.startsWith(base) ? url.slice(base.length - 1) : "";
+  const path = url.startsWith(`${base}/`) ? url.slice(base.length) : "";
   return { url, path, query };
 }
 
-/** Returns a base as a URL has it, with a slash at both ends. */
+/** Returns a base as a URL has it in front of a path, without a slash at its end. */
 function tidyBase(base: string): string {
-  return encodePath(normalize(`/${base}/`));
-}
-
-/** Returns a path below the base as it stands in a URL. */
-function inBase(base: string, path: string): string {
-  return base.slice(0, -1) + encodePath(path);
+  return encodePath(normalize(`/${base}/`)).slice(0, -1);
 }
 
 /** `uri-host [ ":" port ]` (RFC 9110, 7.2; RFC 3986, 3.2.2). */
@@ -1142,7 +1137,7 @@ class Fields {
 
   /** Returns a permanent redirect that names no host, so that nothing the client sent can become one. */
   redirect(path: string, query: string): Response {
-    return this.answer(null, { location: inBase(this.options.base, path) + toAscii(query) }, 301);
+    return this.answer(null, { location: this.options.base + encodePath(path) + toAscii(query) }, 301);
   }
 
   isPreflight({ method, headers }: Request): boolean {
@@ -1371,7 +1366,7 @@ class LiveReload {
 
     // A page in the place of another, such as a listing for a missing index.html, is to be told from that.
     const attribute = fields.has("accept-ranges") ? "" : " data-stand-in";
-    const source = `${inBase(this.options.base, LIVE_SCRIPT_PATH)}?${version}`;
+    const source = `${this.options.base}${LIVE_SCRIPT_PATH}?${version}`;
     const element = `<script async src="${source}"${attribute}></script>\n`;
     const bytes = content.open ? undefined : await new Blob([await page.bytes, element]).bytes();
     const headers = new Headers(fields);
@@ -1455,7 +1450,7 @@ class LiveReload {
     const paths = [...this.#changes].filter((path) => identify(this.folder.root + path));
     const sheets = paths.every((path) => STYLESHEET.test(path)) ? paths.filter((path) => !path.endsWith("map")) : [];
     this.version = crypto.randomUUID();
-    const event = this.#event(sheets.map((path) => inBase(this.options.base, path)));
+    const event = this.#event(sheets.map((path) => this.options.base + encodePath(path)));
     const [first = "", ...more] = this.#changes; // of those that a build makes the first is reported
     const what = `${sheets.length > 0 ? "reloaded the stylesheet" : "reloaded"}: ${toAscii(first.slice(1))}`;
     if (this.#listeners.size > 0) this.options.report?.(more.length > 0 ? `${what} and ${more.length} more` : what);
@@ -1785,7 +1780,7 @@ function isLoopback(host: string): boolean {
 function announce({ host, port: named, tls, options }: Command, root: string, { hostname, port }: Deno.NetAddr): void {
   const isEverywhere = hostname === "0.0.0.0" || hostname === "::";
   const base = tidyBase(options.base ?? DEFAULTS.base);
-  const url = `${tls ? "https" : "http"}://${bracketed(isEverywhere ? "localhost" : host ?? hostname)}:${port}${base}`;
+  const url = `${tls ? "https" : "http"}://${bracketed(isEverywhere ? "localhost" : host ?? hostname)}:${port}${base}/`;
   const isCurrent = options.root === undefined && root !== resolve(DEFAULTS.root);
   const folder = `${displayName(root)}${isCurrent ? " (the current folder)" : ""}`;
   const note = named === undefined && port !== DEFAULT_PORT ? ` (port ${DEFAULT_PORT} is taken)` : "";
