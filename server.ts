@@ -21,8 +21,7 @@
  * @module
  */
 
-// Inline, where deno.json has the same: this file also runs alone, copied elsewhere or straight from a URL.
-// deno-lint-ignore-file no-import-prefix -- see the line above
+// deno-lint-ignore-file no-import-prefix -- this file also runs without deno.json: copied, or straight from a URL
 import { eTag, ifNoneMatch } from "jsr:@std/http@^1.1/etag";
 import { serveDir } from "jsr:@std/http@^1.1/file-server";
 import { accepts } from "jsr:@std/http@^1.1/negotiation";
@@ -228,8 +227,7 @@ function send(request: Request, selected: Selected, fields: Fields, info?: Info)
   if (part === 304) return selected.answerNotModified(fields);
   if (part === 412) return fields.fail(request, 412);
   if (part === 416) return fields.fail(request, 416, { "content-range": `bytes */${selected.content.size}` });
-  // Over HTTP/2, which browsers speak with HTTPS alone, more bytes than announced are an error; Deno.serve cuts them off
-  // over HTTP/1, and nobody does for other callers.
+  // More bytes than announced are an error over HTTP/2 (with HTTPS). Over HTTP/1 Deno.serve cuts them off, others do not.
   const isExact = () => info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
   return part === undefined ? selected.answer(isExact) : selected.answerRange(part, isExact());
 }
@@ -283,10 +281,7 @@ function isNavigation({ headers }: Request): boolean {
 /** A path in which there is nothing to decode or to tidy, as most are. */
 const TIDY_PATH = /^(?=\/)(?:\/[\w-][\w.-]*)*\/?$/;
 
-/**
- * Returns the path of a request target: percent-decoded once, tidied, never outside the root. Undefined for a malformed
- * escape, bytes that are not UTF-8, NUL, and a backslash, which is a separator on Windows.
- */
+/** Returns a path decoded once, tidied, never outside the root; undefined for a bad escape or UTF-8, NUL, a backslash. */
 export function resolvePath(rawPath: string): string | undefined {
   if (TIDY_PATH.test(rawPath)) return rawPath;
   let path;
@@ -295,7 +290,7 @@ export function resolvePath(rawPath: string): string | undefined {
   } catch {
     return undefined;
   }
-  if (/[\0\\]/.test(path)) return undefined;
+  if (/[\0\\]/.test(path)) return undefined; // a backslash is a separator on Windows
   const tidy = normalize(`/${path}`);
   return /\/\.{1,2}$/.test(path) && tidy !== "/" ? `${tidy}/` : tidy; // `/a/.` is a folder (RFC 3986, 5.2.4)
 }
@@ -408,8 +403,7 @@ class Folder {
   isUnchanged(entry: Entry): boolean {
     try {
       if (!isSameVersion(versionOf(Deno.statSync(entry.file)), entry.version)) return false;
-      // A file can be where it was while a folder above it has become a link to the outside. To look takes twice as long
-      // as the rest, so it is done once in a millisecond.
+      // A folder above it may be a link to the outside by now. To look takes twice as long as the rest: once in a ms.
       if (entry.resolvedUntil === Infinity) return true;
       const now = this.options.now();
       if (entry.resolvedUntil < now && Deno.realPathSync(entry.file) !== entry.realPath) return false;
@@ -444,10 +438,7 @@ class Folder {
     return bytes;
   }
 
-  /**
-   * Answers with a file from the disk, or a range of it. What comes from an open file Deno sends without JavaScript, up to
-   * the file's end: over HTTP/1 no further than the length that was announced. With `isExact` it ends there anyway.
-   */
+  /** Answers with a file or a range of it. Deno sends an open file without JavaScript: to its end, if not `isExact`. */
   async send(entry: Entry, { range, isExact }: SendOptions, init: ResponseInit): Promise<Response> {
     const { start, end } = range ?? { start: 0, end: entry.size - 1 };
     // `serveDir` sends a range through JavaScript, which takes three times as long.
@@ -771,8 +762,7 @@ class FileCache {
 
   /** Lets everybody else have a turn. Of those who wait here one goes on at a time. */
   async takeTurn(): Promise<void> {
-    // Twice: a delay that began before the work of the one in front would be over at its end, and with no time to wait
-    // the event loop does not look at the network.
+    // Twice: the first may be over when the work in front ends, and without a wait the event loop skips the network.
     await (this.#nextTurn = this.#nextTurn.then(() => delay(0)).then(() => delay(0)));
     this.#sizeOfTurn = 0;
     this.#turnStart = performance.now();
@@ -1174,10 +1164,7 @@ function isHtml(fields: Headers): boolean {
   return fields.get("content-type")?.startsWith("text/html") ?? false;
 }
 
-/**
- * The status of what the file system says, by the error's name or code; nothing else of it reaches the client. Among the
- * 404s are a path through a file, links in a circle, a name that the system can't have, a file that became a folder.
- */
+/** All that a client hears of a file system error, by its name or code. A name that can't be, or a circle, is a 404. */
 const ERROR_STATUS: [StatusCode, RegExp][] = [
   [404, /^(?:NotFound|ENOENT|NotADirectory|FilesystemLoop|ELOOP|ENAMETOOLONG|InvalidData|IsADirectory)$/],
   [403, /^(?:PermissionDenied|EACCES|NotCapable)$/],
