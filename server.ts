@@ -927,9 +927,6 @@ const ORDERS = new Map([
 const BATCH = 250; // names of a folder that are looked at, ordered or written before others have a turn
 const PICTURE = /\.(?:apng|avif|bmp|gif|ico|jpe?g|jxl|png|svg|webp)$/i;
 
-/** How a listing is written. */
-type Format = { start: string; write: (item: Listed, index: number) => string; end: string };
-
 type Compare = (one: Listed, other: Listed) => number;
 
 /** Returns what lists a folder: a page, or JSON for a client that prefers it. */
@@ -995,9 +992,9 @@ function foldCase(name: string): string {
 }
 
 /** As nginx has it with `autoindex_format json`. */
-const JSON_FORMAT: Format = {
+const JSON_FORMAT = {
   start: "[",
-  write({ name, isFile, size, mtime }, index) {
+  write({ name, isFile, size, mtime }: Listed, index: number) {
     const item = { name, type: isFile ? "file" : "directory", mtime: new Date(mtime).toUTCString() };
     return `${index === 0 ? "" : ","}\n${JSON.stringify(isFile ? { ...item, size } : item)}`;
   },
@@ -1025,7 +1022,7 @@ img { display: block; width: 100%; height: 9rem; object-fit: contain; background
 @media (max-width: 40rem) { td:nth-child(3), th:nth-child(3) { display: none } }`;
 
 /** Returns how a page is written. It works without scripts, under any policy. */
-function pageFormat(items: Listed[], names: string[], params: URLSearchParams): Format {
+function pageFormat(items: Listed[], names: string[], params: URLSearchParams): typeof JSON_FORMAT {
   const [sort, filter] = [params.get("sort")!, params.get("q") ?? ""];
   const isGrid = params.get("view") === "grid";
   const files = items.filter(({ isFile }) => isFile);
