@@ -570,7 +570,7 @@ const ACCEPTED_LIMIT = 100; // Accept-Encoding fields that are remembered; brows
 
 /** What a representation is, beside its fields and bytes. */
 interface Content {
-  open?: (options: SendOptions, init: ResponseInit) => Promise<Response>; // answers with what stays on the disk
+  open?: (options: SendOptions, init: ResponseInit) => Response | Promise<Response>; // answers with what is not in memory
   size?: number; // its length in bytes; undefined where it has no ranges
   encodings: Encoding[]; // the others that the file can be sent in
   precompressed?: Encoding[]; // those that a precompressed file was found in when the file was read
@@ -685,11 +685,9 @@ class FileCache {
     const isEncodable = this.isEncodable(fields.get("content-type")!);
     if (isEncodable) fields.append("vary", "Accept-Encoding");
     this.fields.finish(fields, 200);
-    const content: Content = {
-      encodings: isEncodable ? compressorsFor(bytes?.length ?? Infinity) : [],
-      open: bytes === undefined ? ((_, init) => Promise.resolve(new Response(body, init))) : undefined,
-    };
-    const plain = new Representation(content, fields, bytes);
+    const encodings = isEncodable ? compressorsFor(bytes?.length ?? Infinity) : [];
+    const open: Content["open"] = bytes ? undefined : (_, init) => new Response(body, init);
+    const plain = new Representation({ encodings, open }, fields, bytes);
     const encoding = this.#chooseEncoding(plain, request);
     return encoding === "identity" ? plain : await this.#compress(plain, encoding);
   }
@@ -742,7 +740,7 @@ class FileCache {
     fields.set("content-encoding", encoding);
     if (open !== undefined) {
       fields.delete("content-length");
-      const openCompressed = async (_: SendOptions, init: ResponseInit) => {
+      const openCompressed: Content["open"] = async (_, init) => {
         const { body } = await open({ isExact: true }, {});
         return new Response(body!.pipeThrough(new CompressionStream("gzip")), init);
       };
