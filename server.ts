@@ -124,10 +124,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   const base = settings.base = tidyBase(settings.base);
   const folder = new Folder(settings);
   const fields = new Fields(settings.live ? { ...settings, maxAge: 0 } : settings);
-  const isEncoded = settings.headers.some(([name]) => name.toLowerCase() === "content-encoding"); // by the user
+  settings.compress &&= !settings.headers.some(([name]) => name.toLowerCase() === "content-encoding"); // by the user
   // With live reload HTML stays uncompressed, because the script is added to it.
-  const isEncodable = (type: string) =>
-    settings.compress && !isEncoded && !(settings.live && type.startsWith("text/html"));
+  const isEncodable = (type: string) => settings.compress && !(settings.live && type.startsWith("text/html"));
   const cache = new FileCache(folder, fields, isEncodable);
   const hasPassword = settings.auth === undefined ? () => true : createPasswordCheck(settings.auth);
   const live = settings.live ? new LiveReload(folder, fields, settings) : undefined; // last: it begins to watch
