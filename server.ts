@@ -111,11 +111,8 @@ const NOT_FOUND_PAGE = "404.html";
 const ATTEMPTS = 50; // at a request whose file changes between being found and being opened
 
 /**
- * Returns the handler that serves `options.root`.
- *
- * @throws {Deno.errors.NotFound} If the root does not exist.
- * @throws {TypeError} If `auth` lacks a colon or a password.
- * @throws {Error} If the root can't be watched, with `live`.
+ * Returns the handler that serves `options.root`. Throws NotFound if that does not exist, an Error if it can't be watched
+ * (with `live`), and a TypeError if `auth` lacks a colon or a password.
  */
 export function createHandler(options: Partial<Options> = {}): Handler {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
@@ -471,12 +468,8 @@ class Folder {
     yield entries;
   }
 
-  /** Returns those of a folder's names that a click would open. */
-  look(folder: Entry, entries: Deno.DirEntry[]): Listed[] {
-    return entries.map((entry) => this.#look(folder, entry)).filter((listed) => listed !== undefined);
-  }
-
-  #look(folder: Entry, { name, isFile, isDirectory, isSymlink }: Deno.DirEntry): Listed | undefined {
+  /** Returns what a listing says of a name in a folder; undefined where a click would not open it. */
+  look(folder: Entry, { name, isFile, isDirectory, isSymlink }: Deno.DirEntry): Listed | undefined {
     const path = join(folder.path, name);
     if (name.includes("\\") || !this.options.dotfiles && isHidden(path)) return undefined; // no URL has a backslash
     try {
@@ -593,7 +586,6 @@ class Representation {
     return this.#whole.clone().bytes();
   }
 
-  /** Answers with all of it. */
   answer(isExact: () => boolean): Response | Promise<Response> {
     const { open } = this.content;
     return open === undefined ? this.#whole.clone() : open({ isExact: isExact() }, this.#whole);
@@ -657,7 +649,6 @@ class FileCache {
     return this.#encode(plain, entry, request);
   }
 
-  /** Returns the file in the encoding that suits the request. */
   #encode(plain: Representation, entry: Entry, request: Headers): Representation | Promise<Representation> {
     const encoding = this.#chooseEncoding(plain, request);
     if (encoding === "identity") return plain;
@@ -951,9 +942,9 @@ async function* render(folder: Folder, entry: Entry, cache: FileCache, params: U
     Number(one.isFile) - Number(other.isFile) || valueOf(other) - valueOf(one) || order.compare(one.name, other.name);
   const sorted: Listed[][] = [];
   for await (const batch of folder.list(entry, BATCH)) {
-    if (sorted.length > 0) yield* pause(cache);
-    const listed = folder.look(entry, batch); // within the turn that the pause has given
-    sorted.push(listed.filter(({ name }) => foldCase(name).includes(filter)).sort(compare));
+    if (sorted.length > 0) yield* pause(cache); // to look takes long, so it is done within the turn that this gives
+    const shown = batch.filter(({ name }) => foldCase(name).includes(filter));
+    sorted.push(shown.map((found) => folder.look(entry, found)).filter((item) => item !== undefined).sort(compare));
   }
   while (sorted.length > 1) sorted.push(yield* merge(sorted.shift()!, sorted.shift()!, compare, cache));
   const [items = []] = sorted;
@@ -1590,17 +1581,16 @@ function parseHeader(field: string): [name: string, value: string] {
   // A token and visible characters (RFC 9110, 5.1 and 5.5): Deno ends itself over some others that `Headers` lets pass.
   const [, name = "", value = ""] = /^([\w!#$%&'*+.^`|~-]+):\s*([\t\x20-\x7e\x80-\xff]*?)\s*$/.exec(field) ?? [];
   checkUsage(name !== "", `--header takes "Name: value", not ${JSON.stringify(field)}`);
-  const isFraming = /^(?:content-length|transfer-encoding)$/i.test(name);
-  checkUsage(!isFraming, `--header can't set ${name}: it frames the message`);
+  checkUsage(
+    !/^(?:content-length|transfer-encoding)$/i.test(name),
+    `--header can't set ${name}: it frames the message`,
+  );
   return [name, value];
 }
 
 // Server ------------------------------------------------------------------------------------------------------------
 
-/**
- * Runs http-server as its command line says, until a signal stops it, and returns its exit code: 0 after a clean stop or
- * a printed text, 1 when the machine refuses, 2 when the command line is wrong, 130 when a second signal ends it.
- */
+/** Runs until a signal stops it; returns 0, 1 if the machine refuses, 2 for a wrong command line, 130 if it was forced. */
 export async function main(args: string[]): Promise<number> {
   try {
     const command = parseCommand(args);
