@@ -1581,10 +1581,8 @@ function parseHeader(field: string): [name: string, value: string] {
   // A token and visible characters (RFC 9110, 5.1 and 5.5): Deno ends itself over some others that `Headers` lets pass.
   const [, name = "", value = ""] = /^([\w!#$%&'*+.^`|~-]+):\s*([\t\x20-\x7e\x80-\xff]*?)\s*$/.exec(field) ?? [];
   checkUsage(name !== "", `--header takes "Name: value", not ${JSON.stringify(field)}`);
-  checkUsage(
-    !/^(?:content-length|transfer-encoding)$/i.test(name),
-    `--header can't set ${name}: it frames the message`,
-  );
+  const isFraming = /^(?:content-length|transfer-encoding)$/i.test(name);
+  checkUsage(!isFraming, `--header can't set ${name}: it frames the message`);
   return [name, value];
 }
 
