@@ -1612,9 +1612,8 @@ async function serve(command: Command): Promise<number> {
   const log = command.quiet ? undefined : new LogWriter();
   const report = Deno.stdout.isTerminal() ? log && ((line: string) => log.write(line)) : undefined;
   const stop = new AbortController();
-  const { signal } = stop;
   const writeRequest = log && ((line: string) => log.writeRequest(line));
-  const handle = createHandler({ ...command.options, root, signal, report, log: writeRequest });
+  const handle = createHandler({ ...command.options, root, signal: stop.signal, report, log: writeRequest });
   let inFlight = 0; // answers on their way, but for those from the cache: most clients have them at once
   const handler: Deno.ServeHandler = (request, info) => {
     const answer = handle(request, info);
@@ -1633,7 +1632,7 @@ async function serve(command: Command): Promise<number> {
   announce(command, root, server.addr);
 
   const drained = async () => {
-    for (let isAgain = false; !signal.aborted; isAgain = true) {
+    for (let isAgain = false; !stop.signal.aborted; isAgain = true) {
       try {
         if (isAgain) server = listen({ ...command, host: hostname, port }, handler);
         await server.finished;
