@@ -121,7 +121,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   const base = settings.base = tidyBase(settings.base);
   const folder = new Folder(settings);
   const fields = new Fields(settings.live ? { ...settings, maxAge: 0 } : settings);
-  settings.compress &&= !settings.headers.some(([name]) => name.toLowerCase() === "content-encoding"); // by the user
+  settings.compress &&= !settings.headers.some(([name]) => name.toLowerCase() === "content-encoding"); // encoded already
   // With live reload HTML stays uncompressed, because the script is added to it.
   const isEncodable = (type: string) => settings.compress && !(settings.live && type.startsWith("text/html"));
   const cache = new FileCache(folder, fields, isEncodable);
@@ -251,7 +251,7 @@ function splitUrl(requestUrl: string, base: string): Target {
   return { url, path, query };
 }
 
-/** Returns a base as a URL has it in front of a path, without a slash at its end. */
+/** Returns a base as it stands in front of a path in a URL: empty for the root, else without a slash at its end. */
 function tidyBase(base: string): string {
   return encodePath(normalize(`/${base}/`)).slice(0, -1);
 }
@@ -340,7 +340,7 @@ const MISSES = 10; // files that were not there before `node:fs` is loaded, whic
 /** The only door to the disk: what lies at a path, whether it is still the same, its bytes and its type. */
 class Folder {
   readonly root: string;
-  /** The types of extensions, null for those without; the ones registered for TypeScript's are something else's. */
+  /** The types of extensions, null where there is none: what is registered for TypeScript's is video. */
   #types = new Map<string, string | null>([".ts", ".tsx", ".mts", ".cts"].map((extension) => [extension, null]));
   #found = new LruCache<Entry>(FOUND_LIMIT);
   #misses = 0;
@@ -1149,7 +1149,7 @@ function isHtml(fields: Headers): boolean {
   return fields.get("content-type")?.startsWith("text/html") ?? false;
 }
 
-/** All that a client hears of a file system error, by its name or code. A name that can't be, or a circle, is a 404. */
+/** All that a client hears of a file system error, by its name or code: links in a circle and impossible names are 404. */
 const ERROR_STATUS: [StatusCode, RegExp][] = [
   [404, /^(?:NotFound|ENOENT|NotADirectory|FilesystemLoop|ELOOP|ENAMETOOLONG|InvalidData|IsADirectory)$/],
   [403, /^(?:PermissionDenied|EACCES|NotCapable)$/],
@@ -1498,7 +1498,7 @@ const FLAGS = {
 
 type Flag = { type: "string" | "boolean"; short?: string; multiple?: boolean; value?: string; help: string };
 
-/** The command line is wrong, and the message says how; {@linkcode main} tells every other error from it. */
+/** The command line is wrong, and the message says how. Its exit code is 2, that of every other error 1. */
 class UsageError extends Error {}
 
 function checkUsage(isRight: boolean, message: string): void {
@@ -1588,7 +1588,7 @@ function parseHeader(field: string): [name: string, value: string] {
 
 // Server ------------------------------------------------------------------------------------------------------------
 
-/** Runs until a signal stops it; returns 0, 1 if the machine refuses, 2 for a wrong command line, 130 if it was forced. */
+/** Runs until a signal stops it. The exit code is 0, or 1 if the machine refuses, 2 for wrong usage, 130 if forced. */
 export async function main(args: string[]): Promise<number> {
   try {
     const command = parseCommand(args);
