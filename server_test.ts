@@ -1,8 +1,8 @@
 /**
- * Covers every row of what http-server promises, in the order of its rooms; run it with `deno task test`.
+ * Tests of http-server, in the order of the sections of server.ts. Run them with `deno task test`.
  *
- * What depends on the machine is ignored elsewhere: rights need root, which alone can give them up for a while, and what
- * the process has read or opened is known on Linux.
+ * Tests that depend on the machine are ignored elsewhere: permission tests need root, because only root can drop its
+ * rights temporarily, and tests that count open files or bytes read need Linux.
  *
  * @module
  */
@@ -66,21 +66,21 @@ const isRoot = !isWindows && Deno.uid() === 0;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** A clock on which the files that were just written are a minute old: they may be cached, and their dates tell. */
+/** A clock one minute ahead, so that new files are old enough to be cached and to have a Last-Modified header. */
 const later = () => Date.now() + 60_000;
 
-/** Returns a handler that takes the files just written for old ones. */
+/** Returns a handler that treats new files as old. */
 function handlerFor(options: Partial<Options>): Handler {
   return createHandler({ now: later, ...options });
 }
 
-/** Runs each row of a table as a step of its own. */
+/** Runs each row of a table as a separate test step. */
 async function each<T>(t: Deno.TestContext, rows: T[], name: (row: T) => unknown, fn: (row: T) => unknown) {
-  for (const row of rows) await t.step(String(name(row)).slice(0, 80) || "nothing", async () => void await fn(row));
+  for (const row of rows) await t.step(String(name(row)).slice(0, 80) || "empty", async () => void await fn(row));
 }
 
-/** Runs a function, and returns what it says on stderr meanwhile. */
-async function errorsOf(fn: () => unknown): Promise<string[]> {
+/** Runs a function and returns the lines that it writes to stderr. */
+async function stderrOf(fn: () => unknown): Promise<string[]> {
   const { error } = console;
   const lines: string[] = [];
   try {
@@ -92,43 +92,43 @@ async function errorsOf(fn: () => unknown): Promise<string[]> {
   return lines;
 }
 
-/** Waits for what comes soon, unless something is broken: then the test is to fail, not to hang. */
-async function inTime<T>(promise: Promise<T>): Promise<T> {
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => late.reject(new Error("it did not come")), 30_000);
+/** Waits for a promise and rejects after 30 seconds, so that a broken test fails instead of hanging. */
+async function withTimeout<T>(promise: Promise<T>): Promise<T> {
+  const timeout = Promise.withResolvers<never>();
+  const timer = setTimeout(() => timeout.reject(new Error("timed out")), 30_000);
   try {
-    return await Promise.race([promise, late.promise]);
+    return await Promise.race([promise, timeout.promise]);
   } finally {
     clearTimeout(timer);
   }
 }
 
-/** Asks a handler; the path goes through the URL parser, which tidies it: hostile ones take {@linkcode RawClient}. */
-async function ask(handler: Handler, path: string, init: RequestInit = {}): Promise<Answer> {
+/** Sends a request to a handler. The URL parser normalizes the path; use {@linkcode RawClient} for hostile paths. */
+async function fetchFrom(handler: Handler, path: string, init: RequestInit = {}): Promise<Answer> {
   const response = await handler(new Request(`http://localhost${path}`, init));
   return { status: response.status, headers: response.headers, text: await response.text() };
 }
 
 function get(handler: Handler, path: string, headers?: Record<string, string>): Promise<Answer> {
-  return ask(handler, path, { headers });
+  return fetchFrom(handler, path, { headers });
 }
 
-/** A server in this process on any free port. */
-function start(what: Partial<Options> | Handler) {
-  const handler = typeof what === "function" ? what : createHandler(what);
+/** Starts a server in this process on a free port. */
+function start(handlerOrOptions: Partial<Options> | Handler) {
+  const handler = typeof handlerOrOptions === "function" ? handlerOrOptions : createHandler(handlerOrOptions);
   const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, handler);
   const { port } = server.addr as Deno.NetAddr;
   return { port, server, [Symbol.asyncDispose]: () => server.shutdown() };
 }
 
-/** Sends one request over a connection of its own. */
-async function rawGet(port: number, target: string, fields = "Host: localhost\r\n", method = "GET"): Promise<Answer> {
+/** Sends one request over a new connection, without normalizing the target. */
+async function rawGet(port: number, target: string, headers = "Host: localhost\r\n", method = "GET"): Promise<Answer> {
   using client = await RawClient.connect(port);
-  await client.send(`${method} ${target} HTTP/1.1\r\n${fields}Connection: close\r\n\r\n`);
-  return await client.receive(method) ?? fail(`no answer to ${target}`);
+  await client.send(`${method} ${target} HTTP/1.1\r\n${headers}Connection: close\r\n\r\n`);
+  return await client.receive(method) ?? fail(`no response to ${target}`);
 }
 
-/** Asks for a path and decodes what comes. */
+/** Requests a path and decodes the response body. */
 async function getDecoded(handler: Handler, path: string, accept: string, method = "GET"): Promise<Answer> {
   const response = await handler(
     new Request(`http://localhost${path}`, { method, headers: { "accept-encoding": accept } }),
@@ -141,7 +141,7 @@ async function getDecoded(handler: Handler, path: string, accept: string, method
   return { status: response.status, headers: response.headers, text: decoder.decode(plain) };
 }
 
-/** Returns how many bytes this process reads from files and connections while a function runs. */
+/** Returns the number of bytes that this process reads from files and connections while a function runs. */
 async function bytesRead(fn: () => Promise<unknown>): Promise<number> {
   const count = () => Number(/^rchar: (\d+)/.exec(Deno.readTextFileSync("/proc/self/io"))![1]);
   const before = count();
@@ -149,7 +149,7 @@ async function bytesRead(fn: () => Promise<unknown>): Promise<number> {
   return count() - before;
 }
 
-/** Returns once the disk's clock has moved on from the time of a file, so that a change from now on shows in its times. */
+/** Waits until the disk's clock is past a file's change time, so that later changes are visible in its times. */
 async function clockTick(file: string): Promise<void> {
   const { ctime } = await Deno.stat(file);
   const probe = await Deno.makeTempFile({ dir: dirname(file) });
@@ -157,13 +157,13 @@ async function clockTick(file: string): Promise<void> {
   await Deno.remove(probe);
 }
 
-/** Returns where two arrays begin to differ, or -1: `assertEquals` takes long for millions of bytes. */
+/** Returns the index of the first difference, or -1. `assertEquals` is slow for millions of bytes. */
 function indexOfDifference(one: Uint8Array, other: Uint8Array): number {
   if (one.length !== other.length) return Math.min(one.length, other.length);
   return one.findIndex((byte, index) => byte !== other[index]);
 }
 
-/** Returns an Authorization field, the credentials in UTF-8. */
+/** Returns an Authorization header with the credentials in UTF-8. */
 function basic(credentials: string, scheme = "Basic"): Record<string, string> {
   return { authorization: `${scheme} ${encoder.encode(credentials).toBase64()}` };
 }
@@ -174,7 +174,7 @@ const EARLIER = "Sun, 06 Nov 1994 08:49:36 GMT";
 
 const LATER = "Sun, 06 Nov 1994 08:49:38 GMT";
 
-/** Names that need care in a URL, in HTML, or in both; those that Windows can't store are left out there. */
+/** Names that need escaping in a URL, in HTML or in both, without those that Windows does not allow. */
 const ODD_NAMES = [
   "a b.txt",
   "a#b.txt",
@@ -194,19 +194,19 @@ const ODD_NAMES = [
     : ['"quoted".txt', "<script>alert(1)<-script>.txt", "a?b.txt", "a:b.txt", "javascript:alert(1)", " ", "new\nline"],
 ];
 
-/** Returns the names that a listing links to, in its order. */
+/** Returns the names linked in a listing, in order. */
 function namesIn(listing: string): string[] {
   return [...listing.matchAll(/<tr><td><a href="([^"]*)">/g)].map(([, href]) => decodeURIComponent(href!));
 }
 
-/** A handler with live reload, which ends with the test. */
+/** Creates a handler with live reload that stops at the end of the test. */
 function startLive(site: Site, options: Partial<Options> = {}) {
   const stop = new AbortController();
   const handler = handlerFor({ root: site.root, live: true, signal: stop.signal, ...options });
   return { handler, stop, [Symbol.dispose]: () => stop.abort() };
 }
 
-/** The version that a page was made of, as it is in the page. */
+/** Returns the root's version from a page's script element. */
 function versionIn(text: string): string {
   return /<script async src="\/\.live-reload\/script\.js\?([\w-]+)"( data-stand-in)?><\/script>\n$/.exec(text)?.[1] ??
     fail(text);
@@ -217,7 +217,7 @@ interface Change {
   styles: string[];
 }
 
-/** Listens for changes since a version. */
+/** Opens an event stream that reports changes since a version. */
 async function listen(handler: Handler, version: string) {
   const response = await handler(new Request(`http://localhost/.live-reload/events?${version}`));
   assertEquals([response.status, response.headers.get("content-type")], [200, "text/event-stream"]);
@@ -226,7 +226,7 @@ async function listen(handler: Handler, version: string) {
   return {
     /** Returns the next change, or undefined at the end of the stream. */
     async next(): Promise<Change | undefined> {
-      const { value, done } = await inTime(reader.read());
+      const { value, done } = await withTimeout(reader.read());
       if (done) return undefined;
       const [, data] = /^data:(.*)\n\n$/.exec(value) ?? fail(value);
       return JSON.parse(data!);
@@ -235,7 +235,7 @@ async function listen(handler: Handler, version: string) {
   };
 }
 
-/** Runs http-server to its end; what would be a server fails the test. */
+/** Runs http-server until it exits, for command lines that do not start a server. */
 async function run(args: string[], permissions = PERMISSIONS): Promise<Finished> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "--quiet", "--no-prompt", ...permissions, script, ...args],
@@ -244,14 +244,14 @@ async function run(args: string[], permissions = PERMISSIONS): Promise<Finished>
   return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
 }
 
-/** Runs `main` in this process, and returns its exit code and what it said. */
+/** Runs `main` in this process and returns its exit code and output. */
 async function runMain(args: string[]): Promise<Finished> {
   const { log, error } = console;
-  const said = { stdout: "", stderr: "" };
+  const output = { stdout: "", stderr: "" };
   try {
-    console.log = (text: string) => said.stdout += `${text}\n`;
-    console.error = (text: string) => said.stderr += `${text}\n`;
-    return { code: await main(args), ...said };
+    console.log = (text: string) => output.stdout += `${text}\n`;
+    console.error = (text: string) => output.stderr += `${text}\n`;
+    return { code: await main(args), ...output };
   } finally {
     Object.assign(console, { log, error });
   }
@@ -259,7 +259,7 @@ async function runMain(args: string[]): Promise<Finished> {
 
 // Handler ------------------------------------------------------------------------------------------------------------
 
-Deno.test("handler() answers folders with index.html, listing, or 404", async () => {
+Deno.test("handler() serves index.html, a listing or a 404 for a folder", async () => {
   await using site = await Site.lay({
     "index.html": "root",
     "linked/real.html": "linked index",
@@ -286,7 +286,7 @@ Deno.test("handler() answers folders with index.html, listing, or 404", async ()
   assertEquals((await get(unlisted, "/")).status, 200);
 });
 
-Deno.test("handler() redirects to the URL that a file or folder has, without a host", async () => {
+Deno.test("handler() redirects to the canonical URL of a file or folder, without a host", async () => {
   await using site = await Site.lay({
     "sub/index.html": "sub",
     "a.txt": "a",
@@ -318,7 +318,7 @@ Deno.test("handler() redirects to the URL that a file or folder has, without a h
   assertEquals(headers.get("location"), "/sub/?%C3%A9%C2%80");
 });
 
-Deno.test("handler() answers a clean URL with the page, and the page's own URL as well", async () => {
+Deno.test("handler() serves a page at its clean URL and at its full URL", async () => {
   await using site = await Site.lay({ "about.html": "about", "both.html": "page", "both/index.html": "folder" });
   const handler = handlerFor({ root: site.root });
   for (const path of ["/about", "/about.html"]) {
@@ -330,7 +330,7 @@ Deno.test("handler() answers a clean URL with the page, and the page's own URL a
   assertEquals((await get(handler, "/about/")).status, 404);
 });
 
-Deno.test("handler() answers HEAD like GET, without the body", async () => {
+Deno.test("handler() responds to HEAD as to GET, without the body", async () => {
   await using site = await Site.lay({
     "index.html": "index",
     "a.bin": new Uint8Array(5000).fill(0xff),
@@ -352,17 +352,20 @@ Deno.test("handler() answers HEAD like GET, without the body", async () => {
   ];
   for (const path of ["/", "/a.bin", "/empty", "/sub/", "/sub", "/a.bin/", "/nothing", "/%zz"]) {
     for (const condition of conditions) {
-      const fields = `Host: localhost\r\n${condition}`;
-      const [get, head] = [await rawGet(server.port, path, fields), await rawGet(server.port, path, fields, "HEAD")];
+      const requestHeaders = `Host: localhost\r\n${condition}`;
+      const [get, head] = [
+        await rawGet(server.port, path, requestHeaders),
+        await rawGet(server.port, path, requestHeaders, "HEAD"),
+      ];
       const name = `${path} ${condition}`;
-      // A body that the handler gave to a HEAD would be sent over HTTP/2.
-      assertEquals((await ask(handler, path, { method: "HEAD" })).text, "", path);
+      // HTTP/2 would send a body that the handler returned for HEAD.
+      assertEquals((await fetchFrom(handler, path, { method: "HEAD" })).text, "", path);
       assertEquals(head.status, get.status, name);
       assertEquals(withoutDate(head.headers), withoutDate(get.headers), name);
       assertEquals(head.text, "", name);
     }
   }
-  for (const range of ["bytes=0-9", "bytes=9999-"]) { // they are for GET alone (RFC 9110, 14.2)
+  for (const range of ["bytes=0-9", "bytes=9999-"]) { // Range applies only to GET (RFC 9110, 14.2)
     assertEquals((await rawGet(server.port, "/a.bin", `Host: h\r\nRange: ${range}\r\n`, "HEAD")).status, 200);
   }
 });
@@ -371,7 +374,7 @@ function withoutDate(headers: Headers): [string, string][] {
   return [...headers].filter(([name]) => name !== "date");
 }
 
-Deno.test("handler() never waits for a request's body", async () => {
+Deno.test("handler() never waits for the request body", async () => {
   await using site = await Site.lay({ "a.txt": "a" });
   const server = start({ root: site.root });
   for (const [method, status] of [["POST", 405], ["PUT", 405], ["GET", 200], ["OPTIONS", 204]] as const) {
@@ -382,7 +385,7 @@ Deno.test("handler() never waits for a request's body", async () => {
   await server.server.shutdown();
 });
 
-Deno.test("handler() answers 404 with the nearest 404.html, or one plain line", async () => {
+Deno.test("handler() responds to missing paths with the nearest 404.html or a plain-text 404", async () => {
   await using site = await Site.lay({
     "404.html": "root's",
     "sub/deep/a.txt": "a",
@@ -402,9 +405,9 @@ Deno.test("handler() answers 404 with the nearest 404.html, or one plain line", 
     ] as const
   ) {
     const etag = (await get(handler, "/404.html")).headers.get("etag")!;
-    const answer = await get(handler, path, { range: "bytes=0-1", "if-none-match": `*, ${etag}` });
-    assertEquals([answer.status, answer.text], [404, text], path);
-    assertEquals(Object.fromEntries(answer.headers), {
+    const response = await get(handler, path, { range: "bytes=0-1", "if-none-match": `*, ${etag}` });
+    assertEquals([response.status, response.text], [404, text], path);
+    assertEquals(Object.fromEntries(response.headers), {
       "content-type": "text/html; charset=UTF-8",
       "content-length": `${text.length}`,
       "cache-control": "no-cache",
@@ -428,7 +431,7 @@ Deno.test("handler() answers 404 with the nearest 404.html, or one plain line", 
   assertEquals([status, headers.get("content-type"), text], [404, "text/plain; charset=UTF-8", "404 Not Found\n"]);
 });
 
-Deno.test("handler() answers the root's index.html to a single-page app's paths", async () => {
+Deno.test("handler() serves the root's index.html for the paths of a single-page app", async () => {
   await using site = await Site.lay({
     "index.html": "app",
     "a.txt": "a",
@@ -451,21 +454,21 @@ Deno.test("handler() answers the root's index.html to a single-page app's paths"
       ["/%zz", 400, "400 Bad Request\n"],
     ] as const
   ) {
-    const answer = await get(handler, path);
-    assertEquals([answer.status, answer.text], [status, text], path);
+    const response = await get(handler, path);
+    assertEquals([response.status, response.text], [status, text], path);
   }
   const { headers } = await get(handler, "/user/42");
   assertEquals((await get(handler, "/user/42", { "if-none-match": headers.get("etag")! })).status, 304);
   assertEquals((await get(handlerFor({ root: site.root }), "/user/42")).status, 404);
 });
 
-Deno.test("handler() answers 500 and tells the operator alone when something unforeseen happens", async () => {
+Deno.test("handler() responds with a 500 to an unexpected error and reports the details on stderr only", async () => {
   await using site = await Site.lay({ "a.txt": "a" });
   const now = () => {
     throw new Error(`unforeseen in ${site.root}`);
   };
   const handler = createHandler({ root: site.root, now });
-  const errors = await errorsOf(async () => {
+  const errors = await stderrOf(async () => {
     const { status, text } = await get(handler, "/a.txt");
     assertEquals([status, text], [500, "500 Internal Server Error\n"]);
   });
@@ -474,7 +477,7 @@ Deno.test("handler() answers 500 and tells the operator alone when something unf
 
 // Target -------------------------------------------------------------------------------------------------------------
 
-Deno.test("resolvePath() decodes once, resolves dots, and refuses what no path can be", () => {
+Deno.test("resolvePath() decodes once, resolves dots and rejects invalid paths", () => {
   const cases: [string, string | undefined][] = [
     ["", "/"],
     ["/", "/"],
@@ -516,7 +519,7 @@ Deno.test("resolvePath() decodes once, resolves dots, and refuses what no path c
   for (const [raw, path] of cases) assertEquals(resolvePath(raw), path, raw);
 });
 
-Deno.test("isHidden() finds dotfiles anywhere in a path, apart from /.well-known", () => {
+Deno.test("isHidden() detects dotfiles anywhere in a path, except /.well-known", () => {
   for (
     const path of [
       "/.env",
@@ -535,7 +538,7 @@ Deno.test("isHidden() finds dotfiles anywhere in a path, apart from /.well-known
   }
 });
 
-Deno.test("handler() answers 400 to malformed targets and hosts, never what lies elsewhere", async (t) => {
+Deno.test("handler() responds with a 400 to malformed targets and hosts, never with another file", async (t) => {
   await using site = await Site.lay({ "x": "x", "path/x": "path", "index.html": "root" });
   const handler = handlerFor({ root: site.root });
   await using server = start(handler);
@@ -544,7 +547,7 @@ Deno.test("handler() answers 400 to malformed targets and hosts, never what lies
   ) {
     await t.step(target, async () => assertEquals((await rawGet(server.port, target)).status, 400));
   }
-  // The page that such a Host would lead to is in memory.
+  // Cache the page that a malformed Host could otherwise address.
   await get(handler, "/path/x");
   for (const host of ["bad host", "a, b", "h/path", "u@h", "h?q", "h#f", "a\\b", "h:x", "[::1", "h\u{e9}", "<h>"]) {
     await t.step(`Host: ${host}`, async () => {
@@ -557,7 +560,7 @@ Deno.test("handler() answers 400 to malformed targets and hosts, never what lies
       assertEquals((await rawGet(server.port, "/x", `Host: ${host}\r\n`)).text, "x");
     });
   }
-  await t.step("without a Host, as HTTP/1.0 has none", async () => {
+  await t.step("no Host header, as in HTTP/1.0", async () => {
     assertEquals((await rawGet(server.port, "/x", "")).text, "x");
   });
   await t.step("absolute-form", async () => {
@@ -566,7 +569,7 @@ Deno.test("handler() answers 400 to malformed targets and hosts, never what lies
   });
 });
 
-Deno.test("handler() stays inside the root, however the path is spelled", async (t) => {
+Deno.test("handler() stays inside the root for every spelling of a path", async (t) => {
   await using outside = await Site.lay({
     "www/a.txt": "inside",
     "secret.txt": "SECRET",
@@ -612,7 +615,7 @@ Deno.test("handler() stays inside the root, however the path is spelled", async 
   }
 });
 
-Deno.test("handler() serves the root under a base, and nothing outside it", async (t) => {
+Deno.test("handler() serves the root under a base and nothing outside it", async (t) => {
   await using site = await Site.lay({
     "index.html": "root",
     "sub/a.txt": "a",
@@ -636,11 +639,11 @@ Deno.test("handler() serves the root under a base, and nothing outside it", asyn
   ];
   for (const base of ["/d x/", "d x", "/d x"]) {
     const handler = handlerFor({ root: site.root, base });
-    await each(t, cases, ([path]) => `${base} ${path}`, async ([path, status, what]) => {
+    await each(t, cases, ([path]) => `${base} ${path}`, async ([path, status, expected]) => {
       for (let count = 0; count < 2; count++) {
-        const answer = await get(handler, path);
-        const expected = status === 301 ? answer.headers.get("location") : answer.text;
-        assertEquals([answer.status, expected], [status, what ?? "404 Not Found\n"]);
+        const response = await get(handler, path);
+        const actual = status === 301 ? response.headers.get("location") : response.text;
+        assertEquals([response.status, actual], [status, expected ?? "404 Not Found\n"]);
       }
     });
     assertEquals(namesIn((await get(handler, "/d%20x/docs/")).text), ["b.txt"]);
@@ -656,10 +659,10 @@ Deno.test("handler() serves the root under a base, and nothing outside it", asyn
   const response = await live.handler(new Request(`http://localhost/docs/.live-reload/events?${version}`));
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   site.write({ "sub/new.css": "x" });
-  assertStringIncludes((await inTime(reader.read())).value!, '"styles":["/docs/sub/new.css"]');
+  assertStringIncludes((await withTimeout(reader.read())).value!, '"styles":["/docs/sub/new.css"]');
 });
 
-Deno.test("handler() answers the single-page app to a navigation, whatever its path, and 404 to a missing file", async (t) => {
+Deno.test("handler() serves the single-page app for navigations and a 404 for missing files", async (t) => {
   await using site = await Site.lay({ "index.html": "app", "real.txt": "real" });
   const handler = handlerFor({ root: site.root, spa: true });
   const html = "text/html,application/xhtml+xml,*/*;q=0.8";
@@ -673,13 +676,13 @@ Deno.test("handler() answers the single-page app to a navigation, whatever its p
     ["/assets/app.js", { accept: "*/*" }, 404],
     ["/.env", { "sec-fetch-mode": "navigate", accept: html }, 404],
   ];
-  await each(t, cases, ([path, fields]) => `${path} ${JSON.stringify(fields)}`, async ([path, fields, status]) => {
-    const answer = await get(handler, path, fields);
-    assertEquals([answer.status, answer.text === "app"], [status, status === 200]);
+  await each(t, cases, ([path, headers]) => `${path} ${JSON.stringify(headers)}`, async ([path, headers, status]) => {
+    const response = await get(handler, path, headers);
+    assertEquals([response.status, response.text === "app"], [status, status === 200]);
   });
 });
 
-Deno.test("handler() answers a page with 404 to who prefers HTML, and a plain line to all others", async (t) => {
+Deno.test("handler() serves an HTML 404 to clients that prefer HTML and a plain-text 404 to others", async (t) => {
   await using site = await Site.lay({ "a.txt": "a" });
   const handler = handlerFor({ root: site.root });
   const cases: [string | undefined, boolean][] = [
@@ -699,7 +702,7 @@ Deno.test("handler() answers a page with 404 to who prefers HTML, and a plain li
   });
 });
 
-Deno.test("handler() hides dotfiles, and does not tell whether they exist", async () => {
+Deno.test("handler() hides dotfiles and does not reveal whether they exist", async () => {
   await using site = await Site.lay({
     ".env": "SECRET",
     ".git/config": "SECRET",
@@ -747,7 +750,7 @@ Deno.test("handler() hides dotfiles, and does not tell whether they exist", asyn
   ]);
 });
 
-Deno.test("handler() answers 404 to paths that no disk can have", async () => {
+Deno.test("handler() responds with a 404 to paths that cannot exist on disk", async () => {
   await using site = await Site.lay({ "file.txt": "x" });
   await using server = start({ root: site.root });
   const paths = [
@@ -764,10 +767,10 @@ Deno.test("handler() answers 404 to paths that no disk can have", async () => {
   }
 });
 
-Deno.test("handler() answers no foreign host on a loopback address", async (t) => {
+Deno.test("handler() rejects foreign hosts on a loopback address", async (t) => {
   await using site = await Site.lay({ "a.txt": "a", "index.html": "index" });
   await using server = start({ root: site.root, localhostOnly: true });
-  await rawGet(server.port, "/a.txt"); // it is cached from now on
+  await rawGet(server.port, "/a.txt"); // caches the file
   const local = [
     "localhost",
     "LOCALHOST:8080",
@@ -794,15 +797,15 @@ Deno.test("handler() answers no foreign host on a loopback address", async (t) =
       assertEquals([status, text], [400, "400 Bad Request\n"], path);
     }
   });
-  // HTTP/1.0 and HTTP/2 may have none.
+  // HTTP/1.0 and HTTP/2 requests may have no Host header.
   assertEquals((await rawGet(server.port, "/a.txt", "")).status, 200);
 });
 
-Deno.test("handler() takes no longer than the length of what a client sends", async (t) => {
+Deno.test("handler() processes client input in linear time", async (t) => {
   await using site = await Site.lay({ "a.txt": "a".repeat(2000), "404.html": "none" });
   const handler = handlerFor({ root: site.root, auth: "me:secret", localhostOnly: true });
   const { headers } = await get(handler, "/a.txt", basic("me:secret"));
-  // So long that what takes the square of it would not end.
+  // Long enough that quadratic processing would never finish.
   const gap = `a${" ".repeat(2_000_000)}b`;
   const values = [
     gap,
@@ -823,14 +826,14 @@ Deno.test("handler() takes no longer than the length of what a client sends", as
   names.push("range", "host", "sec-fetch-dest", "authorization");
   await each(t, names, (name) => name, async (name) => {
     for (const value of [...values, `Basic ${"e\u0301".repeat(500_000)}`]) {
-      const fields = new Headers(basic("me:secret"));
-      fields.set("if-range", headers.get("last-modified")!);
+      const requestHeaders = new Headers(basic("me:secret"));
+      requestHeaders.set("if-range", headers.get("last-modified")!);
       try {
-        fields.set(name, value);
+        requestHeaders.set(name, value);
       } catch {
-        continue; // `Headers` takes bytes alone
+        continue; // `Headers` accepts only Latin-1 values
       }
-      assert((await ask(handler, "/a.txt", { headers: fields })).status < 500);
+      assert((await fetchFrom(handler, "/a.txt", { headers: requestHeaders })).status < 500);
     }
   });
   await each(t, ["/", "/.", "/..", "%2f", "%2e", "a/", "a/../", "~"], (part) => part, (part) => {
@@ -839,7 +842,7 @@ Deno.test("handler() takes no longer than the length of what a client sends", as
   });
 });
 
-// Folder -------------------------------------------------------------------------------------------------------------
+// Files --------------------------------------------------------------------------------------------------------------
 
 Deno.test({
   name: "handler() never opens a FIFO, a socket or a device",
@@ -854,15 +857,17 @@ Deno.test({
     await Deno.symlink("/dev/zero", site.file("device"));
     const handler = handlerFor({ root: site.root, symlinks: true });
     for (const path of ["/fifo", "/socket", "/device", "/fifo/"]) {
-      for (const method of ["GET", "HEAD"]) assertEquals((await ask(handler, path, { method })).status, 404, path);
+      for (const method of ["GET", "HEAD"]) {
+        assertEquals((await fetchFrom(handler, path, { method })).status, 404, path);
+      }
     }
-    assertEquals((await get(handler, "/sub/")).status, 200, "an index that is a FIFO is none");
-    assertEquals((await get(handler, "/")).status, 200, "a listing reads none of them");
+    assertEquals((await get(handler, "/sub/")).status, 200, "a FIFO does not count as index.html");
+    assertEquals((await get(handler, "/")).status, 200, "a listing opens no special files");
   },
 });
 
-/** Fields whose answers would tell the tag, the age or the size of a file. */
-const TELLING_FIELDS: Record<string, string>[] = [
+/** Request headers whose responses could reveal the ETag, date or size of a file. */
+const REVEALING_HEADERS: Record<string, string>[] = [
   { "if-none-match": "*" },
   { "if-match": "x" },
   { "if-unmodified-since": "Sun, 06 Nov 1994 08:49:37 GMT" },
@@ -870,7 +875,7 @@ const TELLING_FIELDS: Record<string, string>[] = [
 ];
 
 Deno.test({
-  name: "handler() answers 403 to what the server may not read",
+  name: "handler() responds with a 403 for unreadable files and folders",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({
@@ -886,10 +891,10 @@ Deno.test({
     await withoutRights(async () => {
       for (const path of ["/file.txt", "/folder/", "/folder/a.txt", "/folder/nothing", "/noindex/", "/enterable/"]) {
         for (const method of ["GET", "HEAD"]) {
-          const { status, text } = await ask(handler, path, { method });
+          const { status, text } = await fetchFrom(handler, path, { method });
           assertEquals([status, text], [403, method === "GET" ? "403 Forbidden\n" : ""], `${method} ${path}`);
         }
-        for (const fields of TELLING_FIELDS) assertEquals((await get(handler, path, fields)).status, 403, path);
+        for (const headers of REVEALING_HEADERS) assertEquals((await get(handler, path, headers)).status, 403, path);
       }
       assertEquals((await get(handler, "/enterable/a.txt")).text, "a");
       assertEquals((await get(handler, "/open.txt")).text, "open");
@@ -899,7 +904,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "handler() answers 404 to a link to a name that is not UTF-8",
+  name: "handler() responds with a 404 for a link to a name that is not UTF-8",
   ignore: !isLinux,
   async fn() {
     await using site = await Site.lay({ "a.txt": "a" });
@@ -911,7 +916,7 @@ Deno.test({
   },
 });
 
-Deno.test("handler() follows links inside the root, and out of it only when asked to", async () => {
+Deno.test("handler() follows links inside the root, and links out of it only with the symlinks option", async () => {
   await using outside = await Site.lay({
     "secret.txt": "SECRET",
     "folder/secret.txt": "SECRET",
@@ -969,7 +974,7 @@ Deno.test("handler() follows links inside the root, and out of it only when aske
   for (const path of ["/dangling", "/loop", "/loop/x"]) assertEquals((await get(following, path)).status, 404, path);
 });
 
-Deno.test("handler() serves a root that is itself a link, and not its neighbour of the same beginning", async () => {
+Deno.test("handler() serves a root that is itself a link, but not a sibling folder with the same prefix", async () => {
   await using site = await Site.lay({ "www/a.txt": "a", "www-private/secret.txt": "SECRET", "link": { link: "www" } });
   await Deno.symlink("../www-private/secret.txt", site.file("www/leak"));
   const handler = handlerFor({ root: site.file("link") });
@@ -977,14 +982,14 @@ Deno.test("handler() serves a root that is itself a link, and not its neighbour 
   assertEquals((await get(handler, "/leak")).status, 404);
   assertEquals((await get(handlerFor({ root: "/" }), site.file("www/a.txt"))).text, "a");
 
-  // A deployment turns the link to another version.
+  // A deployment points the link to another version.
   site.write({ "next/a.txt": "next" });
   await Deno.symlink("next", site.file("link.new"));
   await Deno.rename(site.file("link.new"), site.file("link"));
   assertEquals((await get(handler, "/a.txt")).text, "next");
 });
 
-Deno.test("handler() gives every file a type", async () => {
+Deno.test("handler() sends a Content-Type for every file", async () => {
   const types: Record<string, string> = {
     "a.html": "text/html; charset=UTF-8",
     "A.HTML": "text/html; charset=UTF-8",
@@ -1014,7 +1019,7 @@ Deno.test("handler() gives every file a type", async () => {
   await using site = await Site.lay({
     ...Object.fromEntries(Object.keys(types).map((name) => [name, "let it be\ttext\n"])),
     "utf8": "é😀".repeat(500),
-    "cut": "a" + "é".repeat(600), // its 1024th byte is in the middle of a character
+    "cut": "a" + "é".repeat(600), // byte 1024 is in the middle of a character
     "empty": "",
     "binary": new Uint8Array([0x7f, 0x45, 0x4c, 0x46, 0]),
     "latin1": new Uint8Array([0xe9, 0x20, 0x61]),
@@ -1026,13 +1031,13 @@ Deno.test("handler() gives every file a type", async () => {
   Object.assign(types, { binary: "application/octet-stream", latin1: "application/octet-stream" });
   Object.assign(types, { bigtext: types.LICENSE, bigbinary: "application/octet-stream" });
   for (const [name, type] of Object.entries(types)) {
-    for (const fields of [undefined, { range: "bytes=0-0" }]) {
-      assertEquals((await get(handler, `/${name}`, fields)).headers.get("content-type"), type, name);
+    for (const headers of [undefined, { range: "bytes=0-0" }]) {
+      assertEquals((await get(handler, `/${name}`, headers)).headers.get("content-type"), type, name);
     }
   }
 });
 
-Deno.test("handler() takes a type from the name in the URL, whatever a link leads to, and whoever asks first", async () => {
+Deno.test("handler() derives the type from the URL, not from a link's target or an earlier request", async () => {
   const tree = {
     "store/abc": "export {};",
     "real.txt": "text",
@@ -1050,27 +1055,27 @@ Deno.test("handler() takes a type from the name in the URL, whatever a link lead
 });
 
 Deno.test({
-  name: "handler() goes on when a FIFO takes a file's place while it is opened",
+  name: "handler() keeps responding if a FIFO replaces a file while it is opened",
   ignore: !isLinux,
   async fn() {
     await using site = await Site.lay({ "a.txt": "a", "b.txt": "b" });
     assert((await new Deno.Command("mkfifo", { args: [site.file("fifo")] }).output()).success);
     const handler = createHandler({ root: site.root });
     const { open } = Deno;
-    let asked = Promise.withResolvers<void>();
+    let opening = Promise.withResolvers<void>();
     try {
-      Deno.open = (path, options) => { // in the moment between the look and the opening
+      Deno.open = (path, options) => { // between stat() and open()
         Deno.open = open;
         Deno.renameSync(site.file("a.txt"), site.file("kept"));
         Deno.renameSync(site.file("fifo"), site.file("a.txt"));
-        asked.resolve();
+        opening.resolve();
         return open(path, options);
       };
       const first = get(handler, "/a.txt");
-      await asked.promise;
+      await opening.promise;
       assertEquals((await get(handler, "/b.txt")).text, "b");
-      asked = Promise.withResolvers();
-      await Deno.writeTextFile(site.file("a.txt"), "", { create: false }); // who waits for a writer may go on
+      opening = Promise.withResolvers();
+      await Deno.writeTextFile(site.file("a.txt"), "", { create: false }); // unblocks a reader that waits for a writer
       assertEquals((await first).status, 404);
     } finally {
       Deno.open = open;
@@ -1078,7 +1083,7 @@ Deno.test({
   },
 });
 
-Deno.test("handler() sends any range of a file that is too big for memory", async () => {
+Deno.test("handler() serves any range of a file that is too big to buffer", async () => {
   const size = 5 << 20;
   const bytes = new Uint8Array(size).map((_, index) => index * 31 ^ index >> 8);
   await using site = await Site.lay({ "big.bin": bytes });
@@ -1102,12 +1107,12 @@ Deno.test("handler() sends any range of a file that is too big for memory", asyn
   if (isLinux) assertEquals(openFiles(site.root), 0);
 });
 
-Deno.test("handler() sends a file that grows meanwhile as long as it said", async (t) => {
+Deno.test("handler() serves a growing file with the announced length", async (t) => {
   const size = 3 << 20;
   await using site = await Site.lay({ "big.bin": new Uint8Array(size) });
   const handler = handlerFor({ root: site.root });
   await using server = start(handler);
-  // Over HTTP/1, and as over HTTP/2, where more would be an error; there a Host says nothing.
+  // Over HTTP/1 and as over HTTP/2, where extra bytes are an error. A Host header must not affect that.
   const rows = [`http://127.0.0.1:${server.port}`, "https://localhost"].flatMap((origin) =>
     ["", "bytes=5-"].map((range) => ({ origin, range }))
   );
@@ -1122,10 +1127,10 @@ Deno.test("handler() sends a file that grows meanwhile as long as it said", asyn
 });
 
 Deno.test({
-  name: "handler() judges by its real path what Windows knows by another name",
+  name: "handler() checks the real path of a Windows short name",
   ignore: isWindows,
   async fn() {
-    // A link stands for the 8.3 name that Windows gives.
+    // A link simulates the 8.3 name that Windows generates.
     await using site = await Site.lay({
       ".git/config": "SECRET",
       "GIT~1": { link: ".git" },
@@ -1143,17 +1148,17 @@ Deno.test({
   },
 });
 
-Deno.test("handler() has a status for what other systems say of a file", async (t) => {
+Deno.test("handler() maps the file system errors of every system to a status", async (t) => {
   await using site = await Site.lay({ "a.txt": "a" });
   const handler = handlerFor({ root: site.root });
   const { realPathSync } = Deno;
   const codes = { ENOENT: 404, ELOOP: 404, ENAMETOOLONG: 404, EACCES: 403, EBUSY: 503, EMFILE: 503 };
   await each(t, Object.entries(codes), ([code]) => code, async ([code, status]) => {
     try {
-      Deno.realPathSync = () => { // Linux has no file that says some of these
+      Deno.realPathSync = () => { // Linux cannot produce some of these errors with a real file
         throw Object.assign(new Error("the system's own words"), { code });
       };
-      const errors = await errorsOf(async () => assertEquals((await get(handler, "/a.txt")).status, status));
+      const errors = await stderrOf(async () => assertEquals((await get(handler, "/a.txt")).status, status));
       assertEquals(errors.length, status < 500 ? 0 : 1);
     } finally {
       Deno.realPathSync = realPathSync;
@@ -1162,12 +1167,12 @@ Deno.test("handler() has a status for what other systems say of a file", async (
 });
 
 Deno.test({
-  name: "handler() tells what it may not look at from what is missing, however often it is asked",
+  name: "handler() distinguishes inaccessible from missing files on every request",
   ignore: !isLinux,
   async fn() {
     await using site = await Site.lay({ "closed/a.txt": "a", "open/a.txt": "a", "file.txt": "x" });
     await chmod(site.file("closed"), 0);
-    // A process without root's rights: to `access` it is the real user that counts, which `withoutRights` leaves as it is.
+    // Use a process without root's rights: `access` checks the real user, which `withoutRights` does not change.
     const shell = isRoot ? "exec setpriv --bounding-set=-dac_override,-dac_read_search $SERVER" : "exec $SERVER";
     await using server = await Served.start(["--port", "0", "-q", site.root], { shell });
     const paths = {
@@ -1188,8 +1193,8 @@ Deno.test({
   },
 });
 
-/** Starts a process that does something to a folder over and over, until it is disposed of. */
-function keepDoing(root: string, code: string) {
+/** Starts a process that repeatedly runs code on a folder until it is disposed of. */
+function repeatInProcess(root: string, code: string) {
   const script = `const root = ${JSON.stringify(root)}; for (let i = 0;; i++) { ${code} }`;
   const child = new Deno.Command(Deno.execPath(), { args: ["eval", script], stdin: "null" }).spawn();
   const stop = async () => {
@@ -1200,7 +1205,7 @@ function keepDoing(root: string, code: string) {
 }
 
 Deno.test({
-  name: "handler() never mixes two releases, while the root is a link that is turned from one to the other",
+  name: "handler() never mixes two releases while the root link switches between them",
   ignore: isWindows,
   async fn() {
     const count = 200;
@@ -1218,7 +1223,7 @@ Deno.test({
       requested.count++;
     };
     {
-      await using _turning = keepDoing(
+      await using _turning = repeatInProcess(
         site.root,
         `Deno.symlinkSync(i % 2 ? "one" : "two", root + "/new"); Deno.renameSync(root + "/new", root + "/current");`,
       );
@@ -1228,7 +1233,7 @@ Deno.test({
       await Promise.all(clients);
     }
     assertEquals(requested.count, 12_000);
-    for (const name of ["one", "two"]) { // at rest, twice each: nothing of the other release was kept
+    for (const name of ["one", "two"]) { // without switching, twice each: nothing stale is cached
       await Deno.remove(site.file("new")).catch(() => {});
       await Deno.symlink(name, site.file("new"));
       await Deno.rename(site.file("new"), root);
@@ -1240,7 +1245,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "handler() takes version and bytes from one open file, though another lay there while it was opened",
+  name: "handler() takes version and bytes from the same open file if another one is swapped in",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "one/a.txt": "one", "one/b.bin": "1".repeat(2 << 20), "two/a.txt": "two" });
@@ -1249,9 +1254,9 @@ Deno.test({
     const rename = (from: string, to: string) => Deno.renameSync(site.file(from), site.file(to));
     const { open } = Deno;
     for (const [path, range] of [["/one/a.txt", "bytes=0-"], ["/one/b.bin", "bytes=7-9"]] as const) {
-      await get(handler, "/one/b.bin", { range: "bytes=0-0" }); // which is known from now on
+      await get(handler, "/one/b.bin", { range: "bytes=0-0" }); // caches the entry
       try {
-        Deno.open = async (path, options) => { // renamed twice in between
+        Deno.open = async (path, options) => { // swap the folders, open, swap back
           Deno.open = open;
           rename("one", "three");
           rename("two", "one");
@@ -1270,14 +1275,14 @@ Deno.test({
 });
 
 Deno.test({
-  name: "handler() keeps nothing of a folder that was a link to the outside for a while",
+  name: "handler() caches nothing from a folder that is temporarily a link to the outside",
   ignore: isWindows,
   async fn() {
     await using outside = await Site.lay({ "a.txt": "SECRET", "b.txt": "SECRET" });
     await using site = await Site.lay({ "www/sub/a.txt": "inside", "www/sub/b.txt": "inside" });
     const handler = handlerFor({ root: site.file("www") });
     {
-      await using _swapping = keepDoing(
+      await using _swapping = repeatInProcess(
         site.file("www"),
         `Deno.renameSync(root + "/sub", root + "/real"); Deno.symlinkSync(${
           JSON.stringify(outside.root)
@@ -1298,14 +1303,14 @@ Deno.test({
 });
 
 Deno.test({
-  name: "handler() sends the fields and the bytes of one version of a big file that is replaced all the time",
+  name: "handler() serves headers and bytes of one version while a big file is being replaced",
   ignore: isWindows,
   async fn() {
     const base = 2 << 20;
     await using site = await Site.lay({ "big.bin": new Uint8Array(base) });
     const handler = handlerFor({ root: site.root });
     await using server = start(handler);
-    await using _replacing = keepDoing(
+    await using _replacing = repeatInProcess(
       site.root,
       `Deno.writeFileSync(root + "/new", new Uint8Array(${base} + i % 256).fill(i % 256));
        Deno.renameSync(root + "/new", root + "/big.bin"); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 3);`,
@@ -1317,12 +1322,15 @@ Deno.test({
       assertEquals(response.status, range ? 206 : 200);
       assertEquals(`${bytes.length}`, response.headers.get("content-length"));
       const size = Number(/\d+$/.exec(response.headers.get("content-range") ?? `${bytes.length}`)![0]);
-      assert(bytes.every((byte) => byte === size - base), `of ${size - base}: ${bytes[0]} to ${bytes.at(-1)}`);
+      assert(
+        bytes.every((byte) => byte === size - base),
+        `expected ${size - base}, got ${bytes[0]} to ${bytes.at(-1)}`,
+      );
     }
   },
 });
 
-Deno.test("handler() keeps a dotfile hidden, and the rest of the disk, under every name that some system has for them", async (t) => {
+Deno.test("handler() protects dotfiles and outside files under the alternative names of any system", async (t) => {
   const SECRET = "secret";
   await using site = await Site.lay({
     "secret.txt": SECRET,
@@ -1347,9 +1355,9 @@ Deno.test("handler() keeps a dotfile hidden, and the rest of the disk, under eve
   });
 });
 
-// File cache ---------------------------------------------------------------------------------------------------------
+// Encodings ----------------------------------------------------------------------------------------------------------
 
-Deno.test("LruCache() keeps what was used last, within its limit", () => {
+Deno.test("LruCache() keeps the most recently used entries within its limit", () => {
   const cache = new LruCache<number>(100);
   for (let count = 0; count < 10; count++) cache.set(`${count}`, count, 10);
   assertEquals(cache.size, 100);
@@ -1368,7 +1376,7 @@ Deno.test("LruCache() keeps what was used last, within its limit", () => {
 });
 
 Deno.test({
-  name: "handler() answers from the cache what it can't open any more",
+  name: "handler() serves cached files that can no longer be opened",
   ignore: !isRoot,
   async fn(t) {
     await using site = await Site.lay({
@@ -1394,17 +1402,17 @@ Deno.test({
         assertEquals([failed.status, failed.headers.get("x-content-type-options")], [412, "nosniff"]);
         assertEquals((await get(handler, path, { range: "bytes=0-0" })).status, 206);
         assertEquals((await get(handler, path, { range: "bytes=9999-" })).status, 416);
-        assertEquals((await ask(handler, path, { method: "HEAD" })).status, 200);
+        assertEquals((await fetchFrom(handler, path, { method: "HEAD" })).status, 200);
       });
     });
     await withoutRights(async () => assertEquals((await get(handler, "/other.txt")).status, 403));
-    assertEquals((await ask(handler, "/a.txt", { method: "POST" })).status, 405);
-    assertEquals((await ask(handler, "/a.txt", { method: "OPTIONS" })).status, 204);
+    assertEquals((await fetchFrom(handler, "/a.txt", { method: "POST" })).status, 405);
+    assertEquals((await fetchFrom(handler, "/a.txt", { method: "OPTIONS" })).status, 204);
   },
 });
 
 Deno.test({
-  name: "handler() does not cache a file that was written a moment ago",
+  name: "handler() does not cache a file that was just written",
   ignore: !isRoot,
   async fn() {
     await using site = await Site.lay({ "a.txt": "one" });
@@ -1434,8 +1442,8 @@ Deno.test({
         const handler = handlerFor({ root: site.root });
         const request = () => new Request("http://localhost/a.txt", { headers: { "accept-encoding": accept } });
         const bytes = await bytesRead(async () => {
-          const answers = await Promise.all(Array.from({ length: 50 }, async () => (await handler(request())).bytes()));
-          for (const answer of answers) assertEquals(answer.length, answers[0]!.length);
+          const bodies = await Promise.all(Array.from({ length: 50 }, async () => (await handler(request())).bytes()));
+          for (const body of bodies) assertEquals(body.length, bodies[0]!.length);
         });
         assert(bytes < (files + 0.5) * size, `${bytes}`);
       },
@@ -1443,36 +1451,36 @@ Deno.test({
   },
 });
 
-/** Holds up the first read of a file, in which nothing else could, from when it is done until it may go on. */
-async function holdFirstRead(fn: (hasRead: Promise<void>, mayGoOn: () => void) => Promise<void>): Promise<void> {
+/** Pauses the first read of a file after it completes, until `resume` is called. */
+async function holdFirstRead(fn: (hasRead: Promise<void>, resume: () => void) => Promise<void>): Promise<void> {
   const { read } = Deno.FsFile.prototype;
   const hasRead = Promise.withResolvers<void>();
-  const mayGoOn = Promise.withResolvers<void>();
+  const resumed = Promise.withResolvers<void>();
   try {
     Deno.FsFile.prototype.read = async function (buffer) {
       const count = await read.call(this, buffer);
       hasRead.resolve();
-      await mayGoOn.promise;
+      await resumed.promise;
       return count;
     };
     await fn(hasRead.promise, () => {
       Deno.FsFile.prototype.read = read;
-      mayGoOn.resolve();
+      resumed.resolve();
     });
   } finally {
     Deno.FsFile.prototype.read = read;
   }
 }
 
-Deno.test("handler() serves a change that comes while an earlier request is being answered", async (t) => {
+Deno.test("handler() serves a change made while an earlier request is in flight", async (t) => {
   await using site = await Site.lay({});
   const file = site.file("a.txt");
   const time = new Date("2020-01-01");
   const write = (text: string) => {
-    Deno.writeTextFileSync(file, text.padEnd(100_000)); // too big to be read at once
-    Deno.utimeSync(file, time, time); // so that a coarse clock shows no difference
+    Deno.writeTextFileSync(file, text.padEnd(100_000)); // needs more than one read
+    Deno.utimeSync(file, time, time); // the same mtime, as with a coarse clock
   };
-  // To whom the file is old, a change shows in it, and the first request looks again; to whom it is new, it may not.
+  // A change of an old file is detected, and the first request retries. A change of a new file may go undetected.
   const rows: [() => number, string, string][] = [[later, "other".padEnd(100_001), "other"], [
     Date.now,
     "same",
@@ -1481,11 +1489,11 @@ Deno.test("handler() serves a change that comes while an earlier request is bein
   await each(t, rows, ([, text]) => text.trim(), async ([now, text, firstText]) => {
     write("once");
     const handler = createHandler({ root: site.root, now });
-    await holdFirstRead(async (hasRead, mayGoOn) => {
+    await holdFirstRead(async (hasRead, resume) => {
       const first = get(handler, "/a.txt");
       await hasRead;
       write(text);
-      mayGoOn();
+      resume();
       const second = get(handler, "/a.txt");
       assertEquals([(await first).text.trim(), (await second).text.trim()], [firstText, text.trim()]);
     });
@@ -1493,14 +1501,14 @@ Deno.test("handler() serves a change that comes while an earlier request is bein
   });
 });
 
-Deno.test("handler() serves a change on the very next request, whatever it remembers", async (t) => {
+Deno.test("handler() serves a change on the very next request, whatever is cached", async (t) => {
   const OLD = "old ".repeat(1000);
   const NEW = "new ".repeat(1000);
   const time = new Date("2020-01-01");
   await using site = await Site.lay({});
   const changes: Record<string, [change: (file: string) => Promise<unknown>, status: number, text: string]> = {
     "overwritten": [(file) => Deno.writeTextFile(file, NEW), 200, NEW],
-    "overwritten, with its time kept": [
+    "overwritten, same mtime": [
       async (file) => {
         await Deno.writeTextFile(file, NEW);
         await Deno.utime(file, time, time);
@@ -1508,7 +1516,7 @@ Deno.test("handler() serves a change on the very next request, whatever it remem
       200,
       NEW,
     ],
-    "replaced, with its time kept": [
+    "replaced, same mtime": [
       async (file) => {
         await Deno.writeTextFile(`${file}.tmp`, NEW);
         await Deno.utime(`${file}.tmp`, time, time);
@@ -1521,7 +1529,7 @@ Deno.test("handler() serves a change on the very next request, whatever it remem
     "emptied": [(file) => Deno.truncate(file, 0), 200, ""],
     "grown": [(file) => Deno.writeTextFile(file, NEW, { append: true }), 200, OLD + NEW],
     "deleted": [(file) => Deno.remove(file), 404, "404 Not Found\n"],
-    "deleted and written again": [
+    "deleted and recreated": [
       async (file) => {
         await Deno.remove(file);
         await Deno.writeTextFile(file, NEW);
@@ -1529,7 +1537,7 @@ Deno.test("handler() serves a change on the very next request, whatever it remem
       200,
       NEW,
     ],
-    "linked to another file": [
+    "replaced by a link to another file": [
       async (file) => {
         await Deno.writeTextFile(`${file}.other`, NEW);
         await Deno.remove(file);
@@ -1538,7 +1546,7 @@ Deno.test("handler() serves a change on the very next request, whatever it remem
       200,
       NEW,
     ],
-    "linked to the outside": [
+    "replaced by a link to the outside": [
       async (file) => {
         await Deno.remove(file);
         await Deno.symlink("/etc/passwd", file);
@@ -1546,7 +1554,7 @@ Deno.test("handler() serves a change on the very next request, whatever it remem
       404,
       "404 Not Found\n",
     ],
-    "in a folder that is linked to the outside": [
+    "folder replaced by a link to the outside": [
       async (file) => {
         await Deno.remove(dirname(file), { recursive: true });
         await Deno.symlink("/etc", dirname(file));
@@ -1554,7 +1562,7 @@ Deno.test("handler() serves a change on the very next request, whatever it remem
       404,
       "404 Not Found\n",
     ],
-    "in a folder that was moved outside and is linked to": [
+    "folder moved outside and linked": [
       async (file) => {
         const moved = join(site.root, crypto.randomUUID());
         await Deno.rename(dirname(file), moved);
@@ -1563,7 +1571,7 @@ Deno.test("handler() serves a change on the very next request, whatever it remem
       404,
       "404 Not Found\n",
     ],
-    "turned into a folder": [
+    "replaced by a folder": [
       async (file) => {
         await Deno.remove(file);
         await Deno.mkdir(file);
@@ -1596,24 +1604,24 @@ Deno.test("handler() serves a change on the very next request, whatever it remem
     await t.step(`${name}, ${accept}, ${state}`, async () => {
       const [change, status, text] = changes[name]!;
       await change(join(site.root, folder, "www/sub/a.txt"));
-      const answer = await withoutRights(() => getDecoded(handlers.get(folder)!, "/sub/a.txt", accept));
-      assertEquals([answer.status, answer.text], [status, text]);
+      const response = await withoutRights(() => getDecoded(handlers.get(folder)!, "/sub/a.txt", accept));
+      assertEquals([response.status, response.text], [status, text]);
     });
   }
 });
 
-Deno.test("handler() answers alike, cold or cached, in every encoding and method", async () => {
+Deno.test("handler() sends the same response cold and cached, in every encoding and method", async () => {
   await using site = await Site.lay({
     "a.js": "let a = 1;\n".repeat(500),
     "é.html": "<p>é</p>".repeat(500),
     "a.png": new Uint8Array(5000),
   });
-  const known = handlerFor({ root: site.root });
+  const cached = handlerFor({ root: site.root });
   for (const path of ["/a.js", "/%C3%A9.html", "/a.png"]) {
     for (const accept of ["identity", "gzip", "zstd", "gzip, deflate, br, zstd"]) {
-      await getDecoded(known, path, accept);
-      const warm = await getDecoded(known, path, accept);
-      const head = await getDecoded(known, path, accept, "HEAD");
+      await getDecoded(cached, path, accept);
+      const warm = await getDecoded(cached, path, accept);
+      const head = await getDecoded(cached, path, accept, "HEAD");
       const cold = await getDecoded(handlerFor({ root: site.root }), path, accept);
       assertEquals([...warm.headers], [...cold.headers], `${path} ${accept}`);
       assertEquals([...head.headers], [...cold.headers], `${path} ${accept}`);
@@ -1623,10 +1631,10 @@ Deno.test("handler() answers alike, cold or cached, in every encoding and method
   }
 });
 
-Deno.test("handler() keeps its answers from what is done to their fields", async () => {
+Deno.test("handler() does not share changes to a response's headers with later responses", async () => {
   await using site = await Site.lay({ "a.txt": "a".repeat(5000), "404.html": "none" });
   const handler = handlerFor({ root: site.root });
-  const fields: Record<string, string>[] = [
+  const requestHeaders: Record<string, string>[] = [
     {},
     { "accept-encoding": "zstd" },
     { "if-none-match": "*" },
@@ -1634,7 +1642,7 @@ Deno.test("handler() keeps its answers from what is done to their fields", async
     { range: "bytes=0-99" },
   ];
   for (const path of ["/a.txt", "/nothing"]) {
-    for (const headers of fields) {
+    for (const headers of requestHeaders) {
       const request = () => new Request(`http://localhost${path}`, { headers });
       const first = await (await handler(request())).bytes();
       for (let count = 0; count < 3; count++) {
@@ -1674,10 +1682,10 @@ Deno.test("acceptedEncodings() follows RFC 9110, 12.5.3", () => {
     ["gzip;q=x, br;q=", ["identity"]],
     [",, ,gzip,", ["gzip", "identity"]],
   ];
-  for (const [field, encodings] of cases) assertEquals(acceptedEncodings(field) as string[], encodings, field);
+  for (const [header, encodings] of cases) assertEquals(acceptedEncodings(header) as string[], encodings, header);
 });
 
-Deno.test("handler() compresses what is worth it, and says that the encoding may differ", async () => {
+Deno.test("handler() compresses compressible files and sends Vary", async () => {
   const text = "some text that repeats itself; ".repeat(100);
   await using site = await Site.lay({
     "a.js": text,
@@ -1718,7 +1726,7 @@ Deno.test("handler() compresses what is worth it, and says that the encoding may
   }
   assertEquals(await encodingOf("/small.txt", "zstd"), [null, "Accept-Encoding"]);
   assertEquals(await encodingOf("/small.txt", "zstd, identity;q=0"), [null, "Accept-Encoding"]);
-  assertEquals((await encodingOf("/noise.txt", "zstd"))[0], null, "it would not become smaller");
+  assertEquals((await encodingOf("/noise.txt", "zstd"))[0], null, "compression would not make it smaller");
 
   for (const options of [{ compress: false }, { headers: [["Content-Encoding", "x-mine"]] as [string, string][] }]) {
     const { headers, text: sent } = await get(handlerFor({ root: site.root, ...options }), "/a.js", {
@@ -1728,7 +1736,7 @@ Deno.test("handler() compresses what is worth it, and says that the encoding may
   }
 });
 
-Deno.test("handler() sends the precompressed file, unless it is older", async () => {
+Deno.test("handler() serves the precompressed file unless it is older than the original", async () => {
   const text = "original ".repeat(200);
   const earlier = new Date("2020-01-01");
   const after = new Date("2020-01-02");
@@ -1759,7 +1767,7 @@ Deno.test("handler() sends the precompressed file, unless it is older", async ()
     assertEquals(headers.get("vary"), "Accept-Encoding");
     return [headers.get("content-encoding"), text];
   };
-  for (let count = 0; count < 2; count++) { // cold, then from the cache
+  for (let count = 0; count < 2; count++) { // cold, then cached
     assertEquals(await sent("/a.js", "gzip, br, zstd"), ["br", "precompressed br"]);
     assertEquals(await sent("/a.js", "gzip, zstd"), ["zstd", "precompressed zst"]);
     assertEquals(await sent("/a.js", "gzip"), ["gzip", "precompressed gz"]);
@@ -1778,7 +1786,7 @@ Deno.test("handler() sends the precompressed file, unless it is older", async ()
     const again = await get(handler, "/a.js", { "accept-encoding": accept, "if-none-match": headers.get("etag")! });
     assertEquals(again.status, 304);
   }
-  assertEquals(etags.size, 3, "each file has its own");
+  assertEquals(etags.size, 3, "each encoding has its own ETag");
 
   await Deno.writeFile(file("a.js.br"), brotliCompressSync("changed"));
   await Deno.remove(file("a.js.gz"));
@@ -1790,7 +1798,7 @@ Deno.test("handler() sends the precompressed file, unless it is older", async ()
   assertEquals([headers.get("content-encoding"), part], [null, "original"]);
 });
 
-Deno.test("handler() sends a file in another encoding when its precompressed file has gone", async () => {
+Deno.test("handler() serves another encoding after the precompressed file is deleted", async () => {
   const text = "original ".repeat(200);
   await using site = await Site.lay({ "a.js": text, "a.js.br": brotliCompressSync("precompressed") });
   const handler = handlerFor({ root: site.root });
@@ -1804,7 +1812,7 @@ Deno.test("handler() sends a file in another encoding when its precompressed fil
 });
 
 Deno.test({
-  name: "handler() caches a file that was new at first, once it is not any more",
+  name: "handler() caches a file once it is no longer new",
   ignore: !isLinux,
   async fn() {
     await using site = await Site.lay({ "a.bin": new Uint8Array(500_000) });
@@ -1817,26 +1825,26 @@ Deno.test({
   },
 });
 
-Deno.test("handler() gives a precompressed file the type and Vary of its original", async (t) => {
+Deno.test("handler() serves a precompressed file with the Content-Type and Vary of its original", async (t) => {
   const text = "original ".repeat(200);
   const names = ["LICENSE", "app.ts", "a.js"];
   const files = names.flatMap((name) => [[name, text], [`${name}.br`, brotliCompressSync(text)]]);
   await using site = await Site.lay(Object.fromEntries(files));
   const handler = handlerFor({ root: site.root });
   await each(t, names, (name) => name, async (name) => {
-    const fieldsOf = async (accept: string) => {
+    const headersOf = async (accept: string) => {
       const { headers, text: sent } = await getDecoded(handler, `/${name}`, accept);
       assertEquals(sent, text);
-      return ["content-encoding", "content-type", "vary"].map((field) => headers.get(field));
+      return ["content-encoding", "content-type", "vary"].map((header) => headers.get(header));
     };
-    const [, ...fields] = await fieldsOf("identity");
-    assertEquals(await fieldsOf("br"), ["br", ...fields]);
-    assertEquals(fields[1], "Accept-Encoding");
+    const [, ...expected] = await headersOf("identity");
+    assertEquals(await headersOf("br"), ["br", ...expected]);
+    assertEquals(expected[1], "Accept-Encoding");
   });
 });
 
 Deno.test({
-  name: "handler() leaves no file open for a HEAD, or where nobody reads",
+  name: "handler() leaves no file open after a HEAD request or an unread body",
   ignore: !isLinux,
   async fn() {
     await using site = await Site.lay({ "big.bin": "b".repeat(3 << 20) });
@@ -1847,13 +1855,13 @@ Deno.test({
         await response.body?.cancel();
       }
     }
-    for (let turn = 0; turn < 100 && openFiles(site.root) > 0; turn++) await Deno.stat(site.root); // they are closed later
+    for (let turn = 0; turn < 100 && openFiles(site.root) > 0; turn++) await Deno.stat(site.root); // closed later
     assertEquals(openFiles(site.root), 0);
   },
 });
 
 Deno.test({
-  name: "handler() does without a precompressed file that it may not read",
+  name: "handler() ignores unreadable precompressed files",
   ignore: !isRoot,
   async fn() {
     const text = "original ".repeat(200);
@@ -1865,46 +1873,46 @@ Deno.test({
         const { status, headers, text: sent } = await getDecoded(handler, "/a.js", accept);
         assertEquals([status, headers.get("content-encoding"), sent], [200, encoding, text]);
       }
-      const { status, text: line } = await get(handler, "/nothing"); // nor a page
+      const { status, text: line } = await get(handler, "/nothing"); // the unreadable 404.html is ignored too
       assertEquals([status, line], [404, "404 Not Found\n"]);
     });
   },
 });
 
-Deno.test("handler() serves a change of the precompressed file, however fast it comes", async () => {
+Deno.test("handler() serves every change of the precompressed file, however quickly it follows", async () => {
   await using site = await Site.lay({ "a.js": "original ".repeat(200), "a.js.br": "" });
   const precompressed = site.file("a.js.br");
   const write = (text: string, time: Date) => {
     Deno.writeFileSync(precompressed, brotliCompressSync(text));
     Deno.utimeSync(precompressed, time, time);
   };
-  // Written a moment ago: two edits of one length within a tick look the same.
+  // Just written: two edits of the same length within one clock tick look the same.
   const early = createHandler({ root: site.root });
   for (const text of ["version one", "version two", "version 333"]) {
     write(text, new Date(Date.now() + 1e6));
     assertEquals((await getDecoded(early, "/a.js", "br")).text, text);
   }
 
-  // While an earlier request is being answered: the original is cached, so the precompressed file is all that it reads.
+  // While an earlier request is in flight. The original is cached, so only the precompressed file is read.
   const handler = handlerFor({ root: site.root });
   const past = new Date("2020-01-01");
   await Deno.utime(site.file("a.js"), past, past);
-  const noise = () => crypto.getRandomValues(new Uint8Array(50_000)).toBase64(); // whose compressed size is too big to be read at once
+  const noise = () => crypto.getRandomValues(new Uint8Array(50_000)).toBase64(); // needs several reads
   const [old, changed] = [`old ${noise()}`, `changed ${noise()}, of another length`];
   write(old + noise(), past);
   await get(handler, "/a.js");
-  await holdFirstRead(async (hasRead, mayGoOn) => {
+  await holdFirstRead(async (hasRead, resume) => {
     const first = getDecoded(handler, "/a.js", "br");
     await hasRead;
     write(changed + noise(), past);
-    mayGoOn();
+    resume();
     const second = getDecoded(handler, "/a.js", "br");
     for (const { text } of [await first, await second]) assertStringIncludes(text, changed);
   });
   assertStringIncludes((await getDecoded(handler, "/a.js", "br")).text, changed);
 });
 
-Deno.test("handler() compresses on the way what is too big for the cache", async () => {
+Deno.test("handler() compresses files that are too big for the cache on the fly", async () => {
   const text = "a line of a long log\n".repeat(100_000);
   await using site = await Site.lay({
     "big.log": text,
@@ -1933,7 +1941,7 @@ Deno.test("handler() compresses on the way what is too big for the cache", async
   }
 });
 
-Deno.test("handler() fails where a text became shorter while it was compressed on its way", async () => {
+Deno.test("handler() aborts the response if a file is truncated while it is compressed on the fly", async () => {
   const size = 50 << 20;
   await using site = await Site.lay({ "big.txt": "" });
   await Deno.truncate(site.file("big.txt"), size);
@@ -1952,7 +1960,7 @@ Deno.test("handler() fails where a text became shorter while it was compressed o
   );
 });
 
-Deno.test("handler() answers others while many files are compressed for the first time", async () => {
+Deno.test("handler() serves other requests while it compresses many files for the first time", async () => {
   const text = "some text to compress\n".repeat(40_000);
   const count = 40;
   await using site = await Site.lay({
@@ -1961,15 +1969,15 @@ Deno.test("handler() answers others while many files are compressed for the firs
   });
   const handler = handlerFor({ root: site.root });
   const done: string[] = [];
-  const asked = Array.from({ length: count }, async (_, index) => {
+  const requests = Array.from({ length: count }, async (_, index) => {
     await getDecoded(handler, `/${index}.txt`, "gzip");
     done.push("compressed");
   });
-  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setTimeout(resolve)); // all files are read by now
+  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setTimeout(resolve)); // all files are read
   await get(handler, "/small.txt");
   done.push("small");
-  await Promise.all(asked);
-  assert(done.indexOf("small") < count / 2, `after ${done.indexOf("small")}`);
+  await Promise.all(requests);
+  assert(done.indexOf("small") < count / 2, `served after ${done.indexOf("small")} compressed files`);
 });
 
 // Conditions ---------------------------------------------------------------------------------------------------------
@@ -2012,28 +2020,28 @@ Deno.test("evaluatePreconditions() follows the order of RFC 9110, 13.2.2", () =>
     [{ "if-unmodified-since": EARLIER, "if-none-match": '"5-a"' }, 412],
     [{ "if-unmodified-since": LATER, "if-none-match": '"5-a"' }, 304],
   ];
-  for (const [fields, status] of cases) {
-    assertEquals(evaluatePreconditions(new Headers(fields), validators), status, JSON.stringify(fields));
+  for (const [headers, status] of cases) {
+    assertEquals(evaluatePreconditions(new Headers(headers), validators), status, JSON.stringify(headers));
   }
   assertEquals(
     evaluatePreconditions(new Headers({ "if-modified-since": LATER, "if-none-match": '"x"' }), new Headers()),
     200,
   );
 
-  // Dates are in UTC, wherever the server stands.
+  // Dates are in UTC, regardless of the server's time zone.
   const zone = Deno.env.get("TZ");
   try {
     Deno.env.set("TZ", "America/New_York");
     assertEquals(new Date(0).getHours(), 19, "the time zone did not change");
-    const fields = new Headers({ "if-modified-since": "Sun Nov  6 08:49:36 1994" });
-    assertEquals(evaluatePreconditions(fields, validators), 200);
+    const headers = new Headers({ "if-modified-since": "Sun Nov  6 08:49:36 1994" });
+    assertEquals(evaluatePreconditions(headers, validators), 200);
   } finally {
     if (zone === undefined) Deno.env.delete("TZ");
     else Deno.env.set("TZ", zone);
   }
 });
 
-Deno.test("parseRange() takes one range of bytes, and the whole file for everything else", () => {
+Deno.test("parseRange() accepts one byte range and ignores everything else", () => {
   const cases: [string | null, ReturnType<typeof parseRange>][] = [
     [null, undefined],
     ["bytes=0-9", { start: 0, end: 9 }],
@@ -2062,20 +2070,22 @@ Deno.test("parseRange() takes one range of bytes, and the whole file for everyth
     ["megabytes=0-9", undefined],
     ["", undefined],
   ];
-  for (const [field, range] of cases) assertEquals(parseRange(field, 100), range, String(field));
-  for (const field of ["bytes=0-", "bytes=-5", "bytes=0-0", "bytes=-0"]) assertEquals(parseRange(field, 0), undefined);
+  for (const [header, range] of cases) assertEquals(parseRange(header, 100), range, String(header));
+  for (const header of ["bytes=0-", "bytes=-5", "bytes=0-0", "bytes=-0"]) {
+    assertEquals(parseRange(header, 0), undefined);
+  }
 });
 
-Deno.test("handler() answers 304 with the fields that a cache needs, and no others", async () => {
+Deno.test("handler() sends only the headers that a cache needs with a 304", async () => {
   await using site = await Site.lay({ "a.txt": "a" });
   const handler = handlerFor({ root: site.root, headers: [["X-Mine", "1"]], cors: true });
   const { headers } = await get(handler, "/a.txt");
   const [etag, modified] = [headers.get("etag")!, headers.get("last-modified")!];
   assertMatch(etag, /^W\/"[!-~]+"$/);
   for (const [name, value] of [["if-none-match", etag], ["if-modified-since", modified]] as const) {
-    const answer = await get(handler, "/a.txt", { [name]: value });
-    assertEquals([answer.status, answer.text], [304, ""]);
-    assertEquals(Object.fromEntries(answer.headers), {
+    const response = await get(handler, "/a.txt", { [name]: value });
+    assertEquals([response.status, response.text], [304, ""]);
+    assertEquals(Object.fromEntries(response.headers), {
       etag,
       "last-modified": modified,
       "cache-control": "no-cache",
@@ -2088,16 +2098,16 @@ Deno.test("handler() answers 304 with the fields that a cache needs, and no othe
   }
 });
 
-Deno.test("handler() gives another ETag to every version of a file", async () => {
+Deno.test("handler() sends a different ETag for every version of a file", async () => {
   await using site = await Site.lay({ "a.txt": "one" });
   const file = site.file("a.txt");
-  const handler = createHandler({ root: site.root }); // to whom the file is new
+  const handler = createHandler({ root: site.root }); // treats the file as new
   const time = new Date("2020-01-01");
   await Deno.utime(file, time, time);
   const etag = (await get(handler, "/a.txt")).headers.get("etag")!;
   assertEquals((await get(handler, "/a.txt")).headers.get("etag"), etag);
 
-  // Of the same size and at the same time, by a clock that may have ticked only once.
+  // Same size and mtime, and the clock may have ticked only once.
   await Deno.writeTextFile(file, "ONE");
   await Deno.utime(file, time, time);
   const { status: overwritten, text: one } = await get(handler, "/a.txt", { "if-none-match": etag });
@@ -2109,20 +2119,20 @@ Deno.test("handler() gives another ETag to every version of a file", async () =>
   assertEquals([status, text], [200, "two"]);
 });
 
-Deno.test("handler() gives no date to a file whose time can't be told, and keeps its tag", async (t) => {
+Deno.test("handler() sends an ETag but no Last-Modified for an unusable modification time", async (t) => {
   await using site = await Site.lay({ "a.txt": "0123456789", "big.bin": new Uint8Array(2 << 20) });
   const handler = handlerFor({ root: site.root });
-  const times = { "in the future": Date.now() + 1e9, "before 1970": -5000, "of a far century": Date.UTC(2400, 0) };
+  const times = { "in the future": Date.now() + 1e9, "before 1970": -5000, "in a distant century": Date.UTC(2400, 0) };
   await each(t, Object.entries(times), ([name]) => name, async ([, time]) => {
     for (const name of ["a.txt", "big.bin"]) {
       await Deno.utime(site.file(name), new Date(time), new Date(time));
-      const { headers } = await ask(handler, `/${name}`, { method: "HEAD" });
+      const { headers } = await fetchFrom(handler, `/${name}`, { method: "HEAD" });
       assertEquals(headers.get("last-modified"), null);
       const tag = { "if-none-match": headers.get("etag")! };
       assertEquals((await get(handler, `/${name}`, tag)).status, 304);
       for (const date of [LATER, new Date(time).toUTCString()]) {
-        const request = (fields: Record<string, string>) =>
-          ask(handler, `/${name}`, { method: "HEAD", headers: fields });
+        const request = (conditions: Record<string, string>) =>
+          fetchFrom(handler, `/${name}`, { method: "HEAD", headers: conditions });
         assertEquals((await request({ "if-modified-since": date })).status, 200);
         assertEquals((await request({ "if-unmodified-since": EARLIER })).status, 200);
         const ranged = { range: "bytes=0-0", "if-range": date };
@@ -2132,14 +2142,14 @@ Deno.test("handler() gives no date to a file whose time can't be told, and keeps
   });
 });
 
-Deno.test("handler() gives a file that was written a moment ago no date, nor a tag that two versions could share", async () => {
+Deno.test("handler() sends no Last-Modified and no ambiguous ETag for a file that was just written", async () => {
   await using site = await Site.lay({ "a.txt": "0123456789", "big.bin": new Uint8Array(2 << 20) });
   const handler = createHandler({ root: site.root });
   const validatorsOf = async (path: string) => {
-    const { headers } = await ask(handler, path, { method: "HEAD" });
+    const { headers } = await fetchFrom(handler, path, { method: "HEAD" });
     return [headers.has("etag"), headers.has("last-modified")];
   };
-  assertEquals(await validatorsOf("/a.txt"), [true, false]); // of its bytes
+  assertEquals(await validatorsOf("/a.txt"), [true, false]); // the ETag is a hash of the bytes
   assertEquals(await validatorsOf("/big.bin"), [false, false]);
   const date = (await Deno.stat(site.file("a.txt"))).mtime!.toUTCString();
   for (const path of ["/a.txt", "/big.bin"]) {
@@ -2148,12 +2158,12 @@ Deno.test("handler() gives a file that was written a moment ago no date, nor a t
   }
   const old = handlerFor({ root: site.root });
   for (const path of ["/a.txt", "/big.bin"]) {
-    const { headers } = await ask(old, path, { method: "HEAD" });
+    const { headers } = await fetchFrom(old, path, { method: "HEAD" });
     assertEquals([headers.has("etag"), headers.get("last-modified")], [true, date], path);
   }
 });
 
-Deno.test("handler() sends ranges as RFC 9110, 14 has them", async () => {
+Deno.test("handler() serves ranges as specified in RFC 9110, 14", async () => {
   const bytes = new Uint8Array(1000).map((_, index) => 97 + index % 26);
   const text = decoder.decode(bytes);
   await using site = await Site.lay({ "a.bin": bytes, "empty.txt": "", "utf8.txt": "é".repeat(100) });
@@ -2169,24 +2179,24 @@ Deno.test("handler() sends ranges as RFC 9110, 14 has them", async () => {
       ["bytes=999-999", 999, 999],
     ] as const
   ) {
-    const answer = await get(handler, "/a.bin", { range, "accept-encoding": "gzip, br" });
-    assertEquals([answer.status, answer.text], [206, text.slice(start, end + 1)], range);
-    assertEquals(answer.headers.get("content-range"), `bytes ${start}-${end}/1000`);
-    assertEquals(answer.headers.get("content-length"), `${end - start + 1}`);
-    assertEquals(answer.headers.get("content-encoding"), null);
-    assertMatch(answer.headers.get("etag")!, /^W\//);
+    const response = await get(handler, "/a.bin", { range, "accept-encoding": "gzip, br" });
+    assertEquals([response.status, response.text], [206, text.slice(start, end + 1)], range);
+    assertEquals(response.headers.get("content-range"), `bytes ${start}-${end}/1000`);
+    assertEquals(response.headers.get("content-length"), `${end - start + 1}`);
+    assertEquals(response.headers.get("content-encoding"), null);
+    assertMatch(response.headers.get("etag")!, /^W\//);
   }
   for (const range of ["bytes=1000-", "bytes=-0", "bytes=5000-6000"]) {
-    const answer = await get(handler, "/a.bin", { range });
-    assertEquals([answer.status, answer.text], [416, "416 Range Not Satisfiable\n"], range);
-    assertEquals(answer.headers.get("content-range"), "bytes */1000");
-    assertEquals(answer.headers.get("content-type"), "text/plain; charset=UTF-8");
+    const response = await get(handler, "/a.bin", { range });
+    assertEquals([response.status, response.text], [416, "416 Range Not Satisfiable\n"], range);
+    assertEquals(response.headers.get("content-range"), "bytes */1000");
+    assertEquals(response.headers.get("content-type"), "text/plain; charset=UTF-8");
   }
   for (const range of ["lines=0-9", "megabytes=0-9", "bytes=5-2", "bytes=0-9,20-29", "bytes=x"]) {
-    const answer = await get(handler, "/a.bin", { range });
-    assertEquals([answer.status, answer.text, answer.headers.get("content-range")], [200, text, null], range);
+    const response = await get(handler, "/a.bin", { range });
+    assertEquals([response.status, response.text, response.headers.get("content-range")], [200, text, null], range);
   }
-  for (let count = 0; count < 2; count++) { // a range is one of bytes, not of characters
+  for (let count = 0; count < 2; count++) { // a range counts bytes, not characters
     const part = await handler(new Request("http://localhost/utf8.txt", { headers: { range: "bytes=1-2" } }));
     assertEquals([...await part.bytes()], [0xa9, 0xc3]);
   }
@@ -2194,7 +2204,7 @@ Deno.test("handler() sends ranges as RFC 9110, 14 has them", async () => {
   assertEquals([empty.status, empty.text, empty.headers.get("content-length")], [200, "", "0"]);
 });
 
-Deno.test("handler() heeds If-Range: only the file's own date lets the range through", async () => {
+Deno.test("handler() serves a range with If-Range only for the exact Last-Modified date", async () => {
   await using site = await Site.lay({ "a.txt": "0123456789" });
   await Deno.utime(site.file("a.txt"), new Date(MODIFIED), new Date(Date.parse(MODIFIED) + 400));
   const handler = handlerFor({ root: site.root });
@@ -2211,8 +2221,8 @@ Deno.test("handler() heeds If-Range: only the file's own date lets the range thr
     ["", 200],
   ];
   for (const [ifRange, status] of cases) {
-    const answer = await get(handler, "/a.txt", { range: "bytes=2-4", "if-range": ifRange });
-    assertEquals([answer.status, answer.text], status === 206 ? [206, "234"] : [200, "0123456789"], ifRange);
+    const response = await get(handler, "/a.txt", { range: "bytes=2-4", "if-range": ifRange });
+    assertEquals([response.status, response.text], status === 206 ? [206, "234"] : [200, "0123456789"], ifRange);
   }
   assertEquals((await get(handler, "/a.txt", { "if-range": "nonsense", range: "bytes=99-" })).status, 200);
   assertEquals(
@@ -2223,7 +2233,7 @@ Deno.test("handler() heeds If-Range: only the file's own date lets the range thr
 
 // Listing ------------------------------------------------------------------------------------------------------------
 
-Deno.test("handler() lists what a click would open, and nothing else", async () => {
+Deno.test("handler() lists only entries that can be opened", async () => {
   await using outside = await Site.lay({ "secret.txt": "SECRET" });
   await using site = await Site.lay({
     ".hidden/a.txt": "a",
@@ -2256,7 +2266,7 @@ Deno.test("handler() lists what a click would open, and nothing else", async () 
   assertEquals(namesIn((await get(following, "/out/")).text), ["secret.txt"]);
 });
 
-Deno.test("handler() lists folders first, in natural order or as `?sort=` says, and what `?q=` leaves", async (t) => {
+Deno.test("handler() lists folders first, in natural order or sorted by `?sort=`, and filters by `?q=`", async (t) => {
   const sizes = { "b/x": 1, "A/x": 1, "file10.txt": 20, "file9.txt": 30, "File1.TXT": 10, "éa.txt": 5 };
   await using site = await Site.lay(
     Object.fromEntries(Object.entries(sizes).map(([name, size]) => [name, "x".repeat(size)])),
@@ -2288,7 +2298,7 @@ Deno.test("handler() lists folders first, in natural order or as `?sort=` says, 
   });
 });
 
-Deno.test("handler() lists with sizes and dates for people, and links that keep what was chosen", async () => {
+Deno.test("handler() lists human-readable sizes and dates, and links that keep the sort order and filter", async () => {
   await using site = await Site.lay({ "sub dir/a&b/f.bin": new Uint8Array(12_345), "sub dir/a&b/<b>.PNG": "x" });
   const time = new Date(2020, 1, 29, 13, 45, 10);
   await Deno.utime(site.file("sub dir/a&b/f.bin"), time, time);
@@ -2305,22 +2315,22 @@ Deno.test("handler() lists with sizes and dates for people, and links that keep 
   assertStringIncludes(all, `<h1>${root} / <a href="../"><bdi>sub dir</bdi></a> / <bdi>a&#38;b</bdi></h1>`);
   const row = '<tr><td><a href="f.bin"><bdi>f.bin</bdi></a><td title="12,345 bytes">12.3 kB<td>2020-02-29 13:45\n';
   assertStringIncludes(all, row);
-  assert(row.length < 120, "a row is long");
+  assert(row.length < 120, "the row is too long");
   assertStringIncludes(all, "<p>0 folders, 2 files, 12.3 kB</p>");
-  assert(!/<script|onload|javascript:/.test(all), "there is a script");
+  assert(!/<script|onload|javascript:/.test(all), "the listing contains a script");
 
   assertStringIncludes(all, '<a href="?sort=name&#38;q=&#38;view=grid">Pictures</a>');
   const grid = (await get(handler, "/sub%20dir/a&b/?view=grid")).text;
   const picture = '<img loading="lazy" src="%3Cb%3E.PNG" alt=""><bdi>&#60;b&#62;.PNG</bdi>';
   assertStringIncludes(grid, `<li><a href="%3Cb%3E.PNG">${picture}</a>`);
-  assert(!grid.includes("f.bin"), "a file that is no picture");
+  assert(!grid.includes("f.bin"), "the grid contains a file that is not a picture");
   assertStringIncludes(grid, '">List</a>');
-  assert(!(await get(handler, "/")).text.includes("Pictures"), "a link to pictures where there are none");
+  assert(!(await get(handler, "/")).text.includes("Pictures"), "the listing links to pictures but has none");
 });
 
 Deno.test({
-  name: "handler() lists a file whose time no date can say",
-  ignore: !isLinux || !exists("/dev/shm"), // the temporary folder's disk may have no such times
+  name: "handler() lists a file with an out-of-range modification time",
+  ignore: !isLinux || !exists("/dev/shm"), // the temporary folder may not support such times
   async fn() {
     const root = await Deno.makeTempDir({ dir: "/dev/shm" });
     try {
@@ -2339,7 +2349,7 @@ Deno.test({
   },
 });
 
-Deno.test("handler() lists as JSON for who prefers that, as nginx does", async (t) => {
+Deno.test("handler() lists in nginx's JSON format for clients that prefer JSON", async (t) => {
   await using site = await Site.lay({ "sub/x": "x", 'a"\u2028.txt': "hello" });
   for (const name of ["sub", 'a"\u2028.txt']) await Deno.utime(site.file(name), new Date(MODIFIED), new Date(MODIFIED));
   const handler = handlerFor({ root: site.root });
@@ -2368,7 +2378,7 @@ Deno.test("handler() lists as JSON for who prefers that, as nginx does", async (
   assertEquals((await get(handlerFor({ root: empty.root }), "/", { accept: "application/json" })).text, "[\n]\n");
 });
 
-Deno.test("handler() sends a listing compressed, and a big one in parts", async (t) => {
+Deno.test("handler() compresses listings and streams big ones", async (t) => {
   const names = (count: number) => Array.from({ length: count }, (_, index) => `file${index}.txt`);
   const tree = (count: number) => Object.fromEntries(names(count).map((name) => [name, ""]));
   await using small = await Site.lay(tree(200));
@@ -2392,34 +2402,34 @@ Deno.test("handler() sends a listing compressed, and a big one in parts", async 
   });
 });
 
-Deno.test("handler() ends the work on a big listing when its client goes away", async () => {
+Deno.test("handler() stops a big listing when its client disconnects", async () => {
   await using site = await Site.lay(Object.fromEntries(Array.from({ length: 3000 }, (_, index) => [`${index}`, ""])));
   await using server = start({ root: site.root });
   const { statSync } = Deno;
   let count = 0;
   try {
-    const left = Promise.withResolvers<void>();
+    const disconnected = Promise.withResolvers<void>();
     const connection = await Deno.connect({ hostname: "127.0.0.1", port: server.port });
     Deno.statSync = (path) => {
       if (path.toString().startsWith(`${site.root}/`) && ++count === 1200) {
         connection.close();
-        left.resolve();
+        disconnected.resolve();
       }
       return statSync(path);
     };
     await connection.write(encoder.encode("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"));
-    await inTime(left.promise);
-    for (let before = -1; before !== count;) { // until a whole answer to another client finds nothing more done
+    await withTimeout(disconnected.promise);
+    for (let before = -1; before !== count;) { // until no entry is read during 20 other requests
       before = count;
       for (let index = 0; index < 20; index++) await rawGet(server.port, "/nothing");
     }
-    assert(count < 2500, `${count} files were looked at`);
+    assert(count < 2500, `${count} files were read`);
   } finally {
     Deno.statSync = statSync;
   }
 });
 
-Deno.test("handler() serves odd names, and its listing links to each", async () => {
+Deno.test("handler() serves files with unusual names and links to each in the listing", async () => {
   await using site = await Site.lay(Object.fromEntries(ODD_NAMES.map((name) => [`sub/${name}`, name])));
   const handler = handlerFor({ root: site.root });
   for (const name of ODD_NAMES) {
@@ -2427,7 +2437,7 @@ Deno.test("handler() serves odd names, and its listing links to each", async () 
     assertEquals([status, text], [200, name]);
   }
   const listing = (await get(handler, "/sub/")).text;
-  assert(!listing.includes("<script>"), "a name became markup");
+  assert(!listing.includes("<script>"), "a name is not escaped");
   const opened = [];
   for (const [, link] of listing.matchAll(/<td><a href="([^"]*)"/g)) {
     opened.push((await get(handler, new URL(link!, "http://localhost/sub/").pathname)).text);
@@ -2435,9 +2445,9 @@ Deno.test("handler() serves odd names, and its listing links to each", async () 
   assertEquals(opened.sort(), [...ODD_NAMES].sort());
 });
 
-// Fields -------------------------------------------------------------------------------------------------------------
+// Responses ----------------------------------------------------------------------------------------------------------
 
-Deno.test("handler() answers OPTIONS with Allow, and refuses all but GET and HEAD", async () => {
+Deno.test("handler() responds to OPTIONS with Allow and rejects methods other than GET and HEAD", async () => {
   await using site = await Site.lay({ "a.txt": "a" });
   await using server = start({ root: site.root });
   for (const target of ["/a.txt", "/nothing", "/", "*"]) {
@@ -2455,12 +2465,12 @@ Deno.test("handler() answers OPTIONS with Allow, and refuses all but GET and HEA
   }
 });
 
-Deno.test("handler() allows other origins with cors, preflight included", async () => {
+Deno.test("handler() allows other origins with cors, including preflight requests", async () => {
   await using site = await Site.lay({ "a.txt": "a", "sub/x": "x" });
   const handler = handlerFor({ root: site.root, cors: true });
   const { headers } = await get(handler, "/a.txt");
   for (
-    const [path, status, fields] of [
+    const [path, status, requestHeaders] of [
       ["/a.txt", 200, {}],
       ["/a.txt", 304, { "if-none-match": headers.get("etag")! }],
       ["/a.txt", 206, { range: "bytes=0-0" }],
@@ -2472,10 +2482,10 @@ Deno.test("handler() allows other origins with cors, preflight included", async 
       ["/%zz", 400, {}],
     ] as [string, number, Record<string, string>][]
   ) {
-    const answer = await get(handler, path, { origin: "http://other.example", ...fields });
-    assertEquals([answer.status, answer.headers.get("access-control-allow-origin")], [status, "*"], path);
+    const response = await get(handler, path, { origin: "http://other.example", ...requestHeaders });
+    assertEquals([response.status, response.headers.get("access-control-allow-origin")], [status, "*"], path);
   }
-  const preflight = await ask(handler, "/a.txt", {
+  const preflight = await fetchFrom(handler, "/a.txt", {
     method: "OPTIONS",
     headers: {
       origin: "http://other.example",
@@ -2493,21 +2503,21 @@ Deno.test("handler() allows other origins with cors, preflight included", async 
   assertEquals(plain.headers.get("access-control-allow-origin"), null);
 });
 
-Deno.test("handler() sets nosniff and Cache-Control on every answer, and names no software", async () => {
+Deno.test("handler() sends nosniff and Cache-Control with every response, and no Server header", async () => {
   await using site = await Site.lay({ "a.txt": "a", "sub/x": "x" });
   for (const [maxAge, cacheControl] of [[0, "no-cache"], [60, "max-age=60"]] as const) {
     const handler = handlerFor({ root: site.root, maxAge });
     for (const path of ["/a.txt", "/sub", "/sub/", "/nothing", "/%zz"]) {
       const { status, headers } = await get(handler, path);
       assertEquals(headers.get("x-content-type-options"), "nosniff", path);
-      const isReusable = status < 400 && path !== "/sub/"; // a page that is kept names scripts that are gone
+      const isReusable = status < 400 && path !== "/sub/"; // cached HTML may reference deleted assets
       assertEquals(headers.get("cache-control"), isReusable ? cacheControl : "no-cache", path);
       assertEquals(headers.get("server"), null, path);
     }
   }
 });
 
-Deno.test("handler() lets the user's fields replace its own, on every answer", async () => {
+Deno.test("handler() overrides its own headers with the user's on every response", async () => {
   await using site = await Site.lay({ "a.txt": "a", "sub/x": "x" });
   const headers: [string, string][] = [
     ["cache-control", "private"],
@@ -2530,15 +2540,15 @@ Deno.test("handler() lets the user's fields replace its own, on every answer", a
     ["/a.txt", { method: "OPTIONS" }],
   ];
   for (const [path, init] of requests) {
-    const answer = await ask(handler, path, init);
-    assertEquals(answer.headers.get("cache-control"), "private", path);
-    assertEquals(answer.headers.get("x-content-type-options"), "mine", path);
-    assertEquals(answer.headers.get("content-type"), "text/x-mine", path);
-    assertEquals(answer.headers.get("link"), "</a>; rel=preload, </b>; rel=preload", path);
+    const response = await fetchFrom(handler, path, init);
+    assertEquals(response.headers.get("cache-control"), "private", path);
+    assertEquals(response.headers.get("x-content-type-options"), "mine", path);
+    assertEquals(response.headers.get("content-type"), "text/x-mine", path);
+    assertEquals(response.headers.get("link"), "</a>; rel=preload, </b>; rel=preload", path);
   }
 });
 
-Deno.test("handler() logs a line a request, into which nothing can be smuggled", async () => {
+Deno.test("handler() logs one line per request and prevents log injection", async () => {
   await using site = await Site.lay({ "a.txt": "hello" });
   const lines: string[] = [];
   await using server = start({ root: site.root, log: (line) => lines.push(line) });
@@ -2561,11 +2571,11 @@ Deno.test("handler() logs a line a request, into which nothing can be smuggled",
 
 // Password -----------------------------------------------------------------------------------------------------------
 
-Deno.test("handler() asks every request for the password", async () => {
+Deno.test("handler() requires the password for every request", async () => {
   await using site = await Site.lay({ "a.txt": "a", "index.html": "page", "sub/x.txt": "x", "404.html": "none" });
   const handler = handlerFor({ root: site.root, auth: "me:secret" });
-  const answer = await get(handler, "/a.txt", basic("me:secret"));
-  assertEquals([answer.status, answer.text], [200, "a"]); // memory has it from now on
+  const response = await get(handler, "/a.txt", basic("me:secret"));
+  assertEquals([response.status, response.text], [200, "a"]); // caches the file
   const requests: [string, RequestInit][] = [
     ["/a.txt", {}],
     ["/a.txt", { method: "HEAD" }],
@@ -2581,7 +2591,7 @@ Deno.test("handler() asks every request for the password", async () => {
     ["/a.txt", { method: "POST" }],
   ];
   for (const [path, init] of requests) {
-    const { status, headers, text } = await ask(handler, path, init);
+    const { status, headers, text } = await fetchFrom(handler, path, init);
     assertEquals([status, text], [401, init.method === "HEAD" ? "" : "401 Unauthorized\n"], path);
     assertEquals(Object.fromEntries(headers), {
       "www-authenticate": 'Basic realm="http-server", charset="UTF-8"',
@@ -2596,7 +2606,7 @@ Deno.test("handler() asks every request for the password", async () => {
   assertEquals((await get(open, "/a.txt", basic("who:ever"))).status, 200);
 });
 
-Deno.test("handler() takes the password in UTF-8, and nothing that is only like it", async () => {
+Deno.test("handler() accepts only the exact password, in UTF-8", async () => {
   await using site = await Site.lay({ "a.txt": "a" });
   const statusOf = async (auth: string, headers: Record<string, string>) =>
     (await get(handlerFor({ root: site.root, auth }), "/a.txt", headers)).status;
@@ -2630,15 +2640,15 @@ Deno.test("handler() takes the password in UTF-8, and nothing that is only like 
   for (const [auth, headers] of wrong) assertEquals(await statusOf(auth, headers), 401, JSON.stringify(headers));
 });
 
-Deno.test("createHandler() refuses a password that could not be asked for", async () => {
+Deno.test("createHandler() rejects credentials that no client can send", async () => {
   await using site = await Site.lay({ "a.txt": "a" });
   for (const auth of ["", ":", "me:", "secret", "me:sec\nret"]) {
     assertThrows(() => handlerFor({ root: site.root, auth }), TypeError, "USER:PASSWORD");
   }
-  // Nothing is left running where nobody could end it.
+  // The watcher does not start, because nobody could stop it.
   const { watchFs } = Deno;
   try {
-    Deno.watchFs = () => fail("it watches");
+    Deno.watchFs = () => fail("the watcher started");
     assertThrows(() => handlerFor({ root: site.root, auth: "", live: true }), TypeError, "USER:PASSWORD");
   } finally {
     Deno.watchFs = watchFs;
@@ -2666,17 +2676,17 @@ Deno.test("handler() compares the password in constant time", async () => {
   assertEquals(compared, [[32, 32, true], [32, 32, false], [32, 32, false]]);
 });
 
-Deno.test("handler() lets a CORS preflight through without the password, and nothing else", async () => {
+Deno.test("handler() accepts a CORS preflight without the password, but no other request", async () => {
   await using site = await Site.lay({ "a.txt": "a" });
   const handler = handlerFor({ root: site.root, auth: "me:secret", cors: true });
   const headers = { origin: "http://x", "access-control-request-method": "GET" };
-  const preflight = await ask(handler, "/a.txt", {
+  const preflight = await fetchFrom(handler, "/a.txt", {
     method: "OPTIONS",
     headers: { ...headers, "access-control-request-headers": "authorization" },
   });
   assertEquals([preflight.status, preflight.headers.get("access-control-allow-headers")], [204, "authorization"]);
-  assertEquals((await ask(handler, "/a.txt", { method: "OPTIONS" })).status, 401);
-  const refusal = await ask(handler, "/a.txt", { headers });
+  assertEquals((await fetchFrom(handler, "/a.txt", { method: "OPTIONS" })).status, 401);
+  const refusal = await fetchFrom(handler, "/a.txt", { headers });
   assertEquals([refusal.status, refusal.headers.get("access-control-allow-origin")], [401, "*"]);
 });
 
@@ -2688,14 +2698,14 @@ Deno.test("handler() never logs a password", async () => {
     if (calls++ === failing) throw new Error("unforeseen");
     return 0;
   };
-  const errors = await errorsOf(async () => {
+  const errors = await stderrOf(async () => {
     await using server = start({ root: site.root, auth: "me:secret", log: (line) => lines.push(line), now });
-    const fields = `Host: x\r\nAuthorization: ${basic("me:secret").authorization}\r\n`;
-    assertEquals((await rawGet(server.port, "/a.txt", fields)).status, 200);
-    assertEquals((await rawGet(server.port, "/a.txt", fields.replace("Basic", "Base"))).status, 401);
-    assertEquals((await rawGet(server.port, "http://me:secret@x/nothing", fields)).status, 404);
-    failing = calls + 1; // after the one for the time at which the request came
-    assertEquals((await rawGet(server.port, "http://me:secret@x/b.txt", fields)).status, 500);
+    const headers = `Host: x\r\nAuthorization: ${basic("me:secret").authorization}\r\n`;
+    assertEquals((await rawGet(server.port, "/a.txt", headers)).status, 200);
+    assertEquals((await rawGet(server.port, "/a.txt", headers.replace("Basic", "Base"))).status, 401);
+    assertEquals((await rawGet(server.port, "http://me:secret@x/nothing", headers)).status, 404);
+    failing = calls + 1; // after the call that gets the request's start time
+    assertEquals((await rawGet(server.port, "http://me:secret@x/b.txt", headers)).status, 500);
   });
   const text = [...lines, ...errors].join("\n");
   assertEquals([lines.length, errors.length], [4, 1], text);
@@ -2705,7 +2715,7 @@ Deno.test("handler() never logs a password", async () => {
 
 // Live reload --------------------------------------------------------------------------------------------------------
 
-Deno.test("handler() adds the script to every page, and to nothing else", async () => {
+Deno.test("handler() adds the script to every page and to nothing else", async () => {
   const tree = {
     "index.html": "<p>héllo",
     "index.html.br": "precompressed",
@@ -2739,19 +2749,19 @@ Deno.test("handler() adds the script to every page, and to nothing else", async 
       ["/folder.ts/", 200, undefined],
     ] as const
   ) {
-    const answer = await get(live.handler, path, accepted);
-    assertEquals(answer.status, status, path);
-    const isStandIn = status === 404 || text === undefined; // for a page that may come back
-    const element = `<script async src="/.live-reload/script.js?${versionIn(answer.text)}"${
+    const response = await get(live.handler, path, accepted);
+    assertEquals(response.status, status, path);
+    const isStandIn = status === 404 || text === undefined; // a stand-in for a page that may reappear
+    const element = `<script async src="/.live-reload/script.js?${versionIn(response.text)}"${
       isStandIn ? " data-stand-in" : ""
     }></script>\n`;
-    assert(answer.text.endsWith(element));
-    if (text !== undefined) assert(answer.text === text + element, path);
-    else assertStringIncludes(answer.text, "a.txt");
-    assertEquals(answer.headers.get("content-length"), `${encoder.encode(answer.text).length}`, path);
-    assertEquals(answer.headers.get("content-type"), "text/html; charset=UTF-8");
-    const head = await ask(live.handler, path, { method: "HEAD", headers: accepted });
-    assertEquals([head.status, [...head.headers], head.text], [status, [...answer.headers], ""], path);
+    assert(response.text.endsWith(element));
+    if (text !== undefined) assert(response.text === text + element, path);
+    else assertStringIncludes(response.text, "a.txt");
+    assertEquals(response.headers.get("content-length"), `${encoder.encode(response.text).length}`, path);
+    assertEquals(response.headers.get("content-type"), "text/html; charset=UTF-8");
+    const head = await fetchFrom(live.handler, path, { method: "HEAD", headers: accepted });
+    assertEquals([head.status, [...head.headers], head.text], [status, [...response.headers], ""], path);
   }
   for (const name of ["big.html", "a.txt", "a.css", "a.js", "a.svg", "a.xhtml", "page", "big.bin"] as const) {
     const response = await live.handler(new Request(`http://localhost/${name}`));
@@ -2764,7 +2774,7 @@ Deno.test("handler() adds the script to every page, and to nothing else", async 
   assertEquals((await get(live.handler, "/a.css", accepted)).text, "precompressed");
   assertEquals((await get(live.handler, "/none.js")).text, "404 Not Found\n");
 
-  // A fragment that a script asks for is not to have it, nor what the user declares to be something else.
+  // A fragment fetched by a script does not get it, nor does a page for which the user sets another type or encoding.
   for (
     const [destination, isDocument] of [["empty", false], ["iframe", true], ["document", true], [
       "empty",
@@ -2775,13 +2785,13 @@ Deno.test("handler() adds the script to every page, and to nothing else", async 
     assertEquals(text === tree["index.html"], !isDocument, destination);
     assertEquals(headers.get("content-length"), `${encoder.encode(text).length}`, destination);
   }
-  for (const field of [["Content-Type", "text/plain"], ["Content-Encoding", "gzip"]] as [string, string][]) {
-    using declared = startLive(site, { headers: [field] });
+  for (const header of [["Content-Type", "text/plain"], ["Content-Encoding", "gzip"]] as [string, string][]) {
+    using declared = startLive(site, { headers: [header] });
     assertEquals((await get(declared.handler, "/")).text, tree["index.html"]);
   }
 });
 
-Deno.test("handler() sends ranges of what it sends, with live reload", async () => {
+Deno.test("handler() serves ranges of the page with its script, with live reload", async () => {
   await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "hello" });
   using live = startLive(site);
   const { text } = await get(live.handler, "/");
@@ -2797,7 +2807,7 @@ Deno.test("handler() sends ranges of what it sends, with live reload", async () 
   assertEquals([resumed.status, resumed.text], [200, "hello"]);
 });
 
-Deno.test("handler() lets no page be stored, and everything else be asked for each time, with live reload", async (t) => {
+Deno.test("handler() sends no-store for pages and no-cache for everything else, with live reload", async (t) => {
   await using site = await Site.lay({
     "index.html": "<p>page",
     "a.txt": "hello",
@@ -2814,18 +2824,18 @@ Deno.test("handler() lets no page be stored, and everything else be asked for ea
   };
   const page = await conditionsOf("/");
   const file = await conditionsOf("/a.txt");
-  const [stored, asked] = [["no-store", false], ["no-cache", true]] as const;
+  const [noStore, noCache] = [["no-store", false], ["no-cache", true]] as const;
   const rows: [string, number, readonly [string, boolean], RequestInit][] = [
-    ["/", 200, stored, { headers: page }],
-    ["/", 200, stored, { headers: { "if-none-match": "*" } }],
-    ["/", 206, stored, { headers: { range: "bytes=0-1" } }],
-    ["/nothing", 404, stored, {}],
-    ["/big.html", 200, stored, { headers: { "if-none-match": "*" } }],
-    ["/list/", 200, stored, { headers: { range: "bytes=0-1" } }],
-    ["/a.txt", 200, asked, {}],
-    ["/a.txt", 304, asked, { headers: file }],
-    ["/a.txt", 304, asked, { headers: file, method: "HEAD" }],
-    ["/a.txt", 206, asked, { headers: { range: "bytes=0-1" } }],
+    ["/", 200, noStore, { headers: page }],
+    ["/", 200, noStore, { headers: { "if-none-match": "*" } }],
+    ["/", 206, noStore, { headers: { range: "bytes=0-1" } }],
+    ["/nothing", 404, noStore, {}],
+    ["/big.html", 200, noStore, { headers: { "if-none-match": "*" } }],
+    ["/list/", 200, noStore, { headers: { range: "bytes=0-1" } }],
+    ["/a.txt", 200, noCache, {}],
+    ["/a.txt", 304, noCache, { headers: file }],
+    ["/a.txt", 304, noCache, { headers: file, method: "HEAD" }],
+    ["/a.txt", 206, noCache, { headers: { range: "bytes=0-1" } }],
     ["/a.txt", 416, ["no-cache", false], { headers: { range: "bytes=9-" } }],
     ["/sub", 301, ["no-cache", false], {}],
     ["/%zz", 400, ["no-cache", false], {}],
@@ -2837,10 +2847,10 @@ Deno.test("handler() lets no page be stored, and everything else be asked for ea
     rows,
     ([path, status]) => `${path} ${status}`,
     async ([path, status, [cacheControl, isValid], init]) => {
-      const { status: given, headers } = await ask(live.handler, path, init);
+      const { status: actualStatus, headers } = await fetchFrom(live.handler, path, init);
       const validators = ["etag", "last-modified"].map((name) => headers.has(name));
       assertEquals(
-        [given, headers.get("cache-control"), ...validators],
+        [actualStatus, headers.get("cache-control"), ...validators],
         [status, cacheControl, isValid, isValid],
         path,
       );
@@ -2852,30 +2862,30 @@ Deno.test("handler() lets no page be stored, and everything else be asked for ea
   }
 });
 
-Deno.test("handler() serves the script from a path of its own, with live reload alone", async () => {
+Deno.test("handler() serves the script from its own path, only with live reload", async () => {
   await using site = await Site.lay({ "a.txt": "a", ".live-reload/events": "the user's", ".live-reload/x": "x" });
   using live = startLive(site);
   const { status, headers, text } = await get(live.handler, "/.live-reload/script.js?whatever");
   assertEquals([status, headers.get("content-type")], [200, "text/javascript; charset=UTF-8"]);
   assertEquals(headers.get("content-length"), `${encoder.encode(text).length}`);
-  new Function(text); // throws where its syntax is wrong
-  const head = await ask(live.handler, "/.live-reload/script.js", { method: "HEAD" });
+  new Function(text); // throws on a syntax error
+  const head = await fetchFrom(live.handler, "/.live-reload/script.js", { method: "HEAD" });
   assertEquals([[...head.headers], head.text], [[...headers], ""]);
   assertEquals((await get(live.handler, "/.live-reload/x")).status, 404);
   assertEquals((await get(live.handler, "/.live-reload/")).status, 404);
-  assertEquals((await ask(live.handler, "/.live-reload/events", { method: "POST" })).status, 405);
+  assertEquals((await fetchFrom(live.handler, "/.live-reload/events", { method: "POST" })).status, 405);
   const handler = handlerFor({ root: site.root });
   for (const name of ["script.js", "events", "x"]) {
     assertEquals((await get(handler, `/.live-reload/${name}`)).status, 404);
   }
 
-  using asked = startLive(site, { auth: "me:secret" });
+  using withPassword = startLive(site, { auth: "me:secret" });
   for (const name of ["script.js", "events"]) {
-    assertEquals((await get(asked.handler, `/.live-reload/${name}`)).status, 401);
+    assertEquals((await get(withPassword.handler, `/.live-reload/${name}`)).status, 401);
   }
 });
 
-Deno.test("handler() tells a change once, after the last of many", async () => {
+Deno.test("handler() reports a burst of changes once, after the last one", async () => {
   await using site = await Site.lay({ "index.html": "<p>page" });
   using live = startLive(site);
   const page = await get(live.handler, "/");
@@ -2884,12 +2894,12 @@ Deno.test("handler() tells a change once, after the last of many", async () => {
   const first = await events.next();
   assertEquals(first?.styles, []);
   assertEquals(versionIn((await get(live.handler, "/")).text), first?.version);
-  // Were there another of the same burst, it would come before this one.
+  // A second event for the same burst would arrive before this one.
   site.write({ "last.css": "" });
   assertEquals((await events.next())?.styles, ["/last.css"]);
 });
 
-Deno.test("handler() waits until nothing changes any more", async () => {
+Deno.test("handler() waits until changes stop", async () => {
   await using site = await Site.lay({ "index.html": "<p>page" });
   using live = startLive(site);
   const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
@@ -2903,7 +2913,8 @@ Deno.test("handler() waits until nothing changes any more", async () => {
         started.resolve();
         return timers.size;
       },
-      clearTimeout: (id: number) => timers.get(id) && timers.set(id, { fire: () => fail("it was cleared"), delay: 0 }),
+      clearTimeout: (id: number) =>
+        timers.get(id) && timers.set(id, { fire: () => fail("a cleared timer fired"), delay: 0 }),
     });
     for (const name of ["a.txt", "b.txt"]) {
       site.write({ [name]: "" });
@@ -2920,7 +2931,7 @@ Deno.test("handler() waits until nothing changes any more", async () => {
   assertEquals((await events.next())?.styles, []);
 });
 
-Deno.test("handler() tells which stylesheets changed, where nothing else did", async () => {
+Deno.test("handler() reports which stylesheets changed if nothing else did", async () => {
   await using site = await Site.lay({ "index.html": "<p>page", "a.css": "a", "sub é#?/b.css": "b", "c.txt": "c" });
   using live = startLive(site);
   const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
@@ -2949,7 +2960,7 @@ Deno.test("handler() tells which stylesheets changed, where nothing else did", a
   }
 });
 
-Deno.test("handler() ignores changes of node_modules and what --ignore names, and reports the others", async () => {
+Deno.test("handler() ignores changes in node_modules and in --ignore matches, and reports all others", async () => {
   await using site = await Site.lay({
     "index.html": "<p>page",
     "a/b/c.log": "",
@@ -2962,16 +2973,16 @@ Deno.test("handler() ignores changes of node_modules and what --ignore names, an
   using live = startLive(site, { ...options, log: (line) => log.push(line) });
   const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
   site.write({ "a/b/c.log": "x", "node_modules/x/y.js": "x", "dist/z": "x", "a/d.txt": "x", "a/b/c.css": "x" });
-  assertEquals((await events.next())?.styles, ["/a/b/c.css"]); // nothing else has changed
+  assertEquals((await events.next())?.styles, ["/a/b/c.css"]); // all other changes are ignored
   site.write({ "index.html": "<p>new" });
   assertEquals((await events.next())?.styles, []);
   assertEquals(lines, ["reloaded the stylesheet: a/b/c.css", "reloaded: index.html"]);
-  assertEquals(log.length, 1, "a request of live reload is in the log");
+  assertEquals(log.length, 1, "the log contains a live-reload request");
   await get(live.handler, "/.live-reload/other");
   assertStringIncludes(log[1] ?? "", " GET /.live-reload/other 404 ");
 });
 
-Deno.test("handler() tells every kind of change under the root, but of what is hidden or brief", async () => {
+Deno.test("handler() reports every kind of change under the root, except to hidden or short-lived files", async () => {
   await using site = await Site.lay({ "index.html": "<p>page", "sub/a.txt": "a", "sub/b.txt": "b", ".git/HEAD": "" });
   using live = startLive(site);
   const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
@@ -2992,7 +3003,7 @@ Deno.test("handler() tells every kind of change under the root, but of what is h
     change();
     assertEquals((await events.next())?.styles, [], `${change}`);
   }
-  // To read is no change, nor is what nobody could see: were they told, it would be before the stylesheet.
+  // Reads and invisible changes are not reported: an event for them would arrive before the stylesheet's.
   await get(live.handler, "/moved/a.txt");
   site.write({ ".git/HEAD": "changed", "moved/.a.swp": "", "brief.txt": "" });
   Deno.removeSync(file("brief.txt"));
@@ -3005,7 +3016,7 @@ Deno.test("handler() tells every kind of change under the root, but of what is h
   assertEquals((await allEvents.next())?.styles, []);
 });
 
-Deno.test("handler() tells at once who comes with an old page", async () => {
+Deno.test("handler() immediately reports a change to a client with an outdated page", async () => {
   await using site = await Site.lay({ "index.html": "<p>page" });
   using live = startLive(site);
   const page = await get(live.handler, "/");
@@ -3018,38 +3029,38 @@ Deno.test("handler() tells at once who comes with an old page", async () => {
   assertEquals((await (await listen(restarted.handler, versionIn(page.text))).next())?.styles, []);
 });
 
-Deno.test("handler() takes a page for old that changed while it was read", async () => {
+Deno.test("handler() treats a page as outdated if it changes while it is read", async () => {
   await using site = await Site.lay({ "index.html": "<p>page".padEnd(100_000) });
-  using live = startLive(site, { now: Date.now }); // to whom the page is new, so that it is read each time
+  using live = startLive(site, { now: Date.now }); // treats the page as new, so it is read each time
   const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
-  await holdFirstRead(async (hasRead, mayGoOn) => {
+  await holdFirstRead(async (hasRead, resume) => {
     const page = get(live.handler, "/");
     await hasRead;
     site.write({ "index.html": "<p>changed" });
     await events.next();
-    mayGoOn();
+    resume();
     const { text } = await page;
     assertStringIncludes(text, "<p>page");
     assertEquals((await (await listen(live.handler, versionIn(text))).next())?.styles, []);
   });
 });
 
-/** Returns once something has looked at a folder that isn't there, and said nothing. */
-async function whenMissed(folder: string): Promise<void> {
+/** Waits until a missing folder is looked up; rejects if an error is logged. */
+async function whenMissing(folder: string): Promise<void> {
   const { statSync } = Deno;
   const { error } = console;
-  const missed = Promise.withResolvers<void>();
+  const lookedUp = Promise.withResolvers<void>();
   try {
-    console.error = missed.reject;
+    console.error = lookedUp.reject;
     Deno.statSync = (path) => {
       try {
         return statSync(path);
       } catch (error) {
-        if (path === folder) setTimeout(missed.resolve);
+        if (path === folder) setTimeout(lookedUp.resolve);
         throw error;
       }
     };
-    await inTime(missed.promise);
+    await withTimeout(lookedUp.promise);
   } finally {
     Object.assign(Deno, { statSync });
     console.error = error;
@@ -3057,7 +3068,7 @@ async function whenMissed(folder: string): Promise<void> {
 }
 
 Deno.test({
-  name: "handler() follows the folder that takes the root's place",
+  name: "handler() watches the folder that replaces the root",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({
@@ -3069,66 +3080,66 @@ Deno.test({
     using live = startLive(site, { root });
     const text = async () => (await get(live.handler, "/")).text;
     let version = versionIn(await text());
-    const isTold = async (change: () => void) => {
+    const expectChange = async (change: () => void) => {
       const events = await listen(live.handler, version);
       change();
       version = (await events.next())!.version;
       await events.cancel();
     };
-    await isTold(() => site.write({ "one/index.html": "<p>uno" }));
-    await isTold(() => {
+    await expectChange(() => site.write({ "one/index.html": "<p>uno" }));
+    await expectChange(() => {
       Deno.removeSync(root);
       Deno.symlinkSync("two", root);
     });
     assertStringIncludes(await text(), "<p>two");
-    await isTold(() => site.write({ "two/index.html": "<p>dos" }));
-    // Once for what goes and what comes, be it at once or later.
+    await expectChange(() => site.write({ "two/index.html": "<p>dos" }));
+    // Deleting and recreating the folder is one change, whether the new folder follows immediately or later.
     const remake = () => {
       Deno.removeSync(site.file("two"), { recursive: true });
       site.write({ "two/index.html": "<p>deux" });
     };
-    await isTold(remake);
+    await expectChange(remake);
     const page = await get(live.handler, "/");
     assertEquals(versionIn(page.text), version);
     const events = await listen(live.handler, version);
-    site.write({ "two/a.css": "" }); // were the folder told once more, it would be before this
+    site.write({ "two/a.css": "" }); // a second event for the folder would arrive before this one
     assertEquals((await events.next())?.styles, ["/a.css"]);
-    const missed = whenMissed(root);
+    const missing = whenMissing(root);
     Deno.removeSync(site.file("two"), { recursive: true });
     assertEquals((await get(live.handler, "/")).status, 404);
-    await missed;
+    await missing;
     site.write({ "two/index.html": "<p>trois" });
     version = (await events.next())!.version;
     await events.cancel();
-    await isTold(() => site.write({ "two/index.html": "<p>zwei" }));
+    await expectChange(() => site.write({ "two/index.html": "<p>zwei" }));
     assertStringIncludes(await text(), "<p>zwei");
   },
 });
 
-Deno.test("handler() ends its event streams when the signal aborts, and starts no new one", async () => {
+Deno.test("handler() ends its event streams when the signal aborts and starts no new ones", async () => {
   await using site = await Site.lay({ "index.html": "<p>page" });
   using live = startLive(site);
   const page = await get(live.handler, "/");
   const listeners = await Promise.all([1, 2].map(() => listen(live.handler, versionIn(page.text))));
-  const left = await listen(live.handler, versionIn(page.text));
-  await left.cancel();
-  await ask(live.handler, "/.live-reload/events", { method: "HEAD" });
+  const disconnected = await listen(live.handler, versionIn(page.text));
+  await disconnected.cancel();
+  await fetchFrom(live.handler, "/.live-reload/events", { method: "HEAD" });
   site.write({ "index.html": "<p>changed" });
   for (const events of listeners) assertEquals((await events.next())?.styles, []);
   live.stop.abort();
   for (const events of listeners) assertEquals(await events.next(), undefined);
-  assertEquals((await get(live.handler, "/.live-reload/events")).text, ""); // it ends at once
+  assertEquals((await get(live.handler, "/.live-reload/events")).text, ""); // ends immediately
   assertEquals((await get(live.handler, "/")).status, 200);
 });
 
-Deno.test("handler() tries again to watch the folder that takes the root's place", async () => {
+Deno.test("handler() retries watching the folder that replaces the root", async () => {
   await using site = await Site.lay({ "dist/index.html": "<p>page" });
   const root = site.file("dist");
   const { watchFs } = Deno;
   const { error } = console;
-  const told: string[] = [];
+  const errors: string[] = [];
   try {
-    console.error = (line: string) => told.push(line);
+    console.error = (line: string) => errors.push(line);
     using live = startLive(site, { root });
     const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
     let failures = 2;
@@ -3145,10 +3156,10 @@ Deno.test("handler() tries again to watch the folder that takes the root's place
     Deno.watchFs = watchFs;
     console.error = error;
   }
-  assertEquals(told, [`http-server: cannot watch ${root}: OS file watch limit reached`]);
+  assertEquals(errors, [`http-server: cannot watch ${root}: OS file watch limit reached`]);
 });
 
-Deno.test("handler() leaves nothing running when the signal aborts", async () => {
+Deno.test("handler() leaves nothing running after the signal aborts", async () => {
   await using site = await Site.lay({ "index.html": "<p>page" });
   const { setTimeout, setInterval, clearTimeout, clearInterval } = globalThis;
   const { watchFs } = Deno;
@@ -3180,7 +3191,7 @@ Deno.test("handler() leaves nothing running when the signal aborts", async () =>
     await started.promise;
     assertEquals(running.size, 3);
     live.stop.abort();
-    assertEquals(running.size, 2); // the watcher, and the timer that closes it
+    assertEquals(running.size, 2); // the watcher and the timer that closes it
     last();
     assertEquals(running.size, 1);
   } finally {
@@ -3189,18 +3200,18 @@ Deno.test("handler() leaves nothing running when the signal aborts", async () =>
   }
 });
 
-Deno.test("handler() forgets who has gone away, and who asked with HEAD", async () => {
+Deno.test("handler() forgets disconnected clients and HEAD requests", async () => {
   await using site = await Site.lay({ "index.html": "<p>page" });
   using live = startLive(site);
   const { ReadableStream } = globalThis;
-  let forgotten = Promise.withResolvers<void>();
+  let cancelled = Promise.withResolvers<void>();
   try {
     globalThis.ReadableStream = class<R> extends ReadableStream<R> {
       constructor(source: UnderlyingDefaultSource<R>) {
         super({
           ...source,
           cancel: (reason) => {
-            forgotten.resolve();
+            cancelled.resolve();
             return source.cancel?.(reason);
           },
         });
@@ -3208,22 +3219,22 @@ Deno.test("handler() forgets who has gone away, and who asked with HEAD", async 
     } as typeof ReadableStream;
     const events = await live.handler(new Request("http://localhost/.live-reload/events"));
     await events.body!.cancel();
-    await inTime(forgotten.promise);
-    forgotten = Promise.withResolvers();
-    await ask(live.handler, "/.live-reload/events", { method: "HEAD" });
-    await inTime(forgotten.promise);
+    await withTimeout(cancelled.promise);
+    cancelled = Promise.withResolvers();
+    await fetchFrom(live.handler, "/.live-reload/events", { method: "HEAD" });
+    await withTimeout(cancelled.promise);
   } finally {
     globalThis.ReadableStream = ReadableStream;
   }
 });
 
-Deno.test("handler() says what it can't watch, and goes on", async () => {
+Deno.test("handler() reports watch errors and keeps watching", async () => {
   await using site = await Site.lay({ "index.html": "<p>page" });
   const { watchFs } = Deno;
   const { error } = console;
-  const told: string[] = [];
+  const errors: string[] = [];
   try {
-    console.error = (line: string) => told.push(line);
+    console.error = (line: string) => errors.push(line);
     Deno.watchFs = () => {
       throw new Error("OS file watch limit reached. about [...]");
     };
@@ -3240,19 +3251,19 @@ Deno.test("handler() says what it can't watch, and goes on", async () => {
     };
     using live = startLive(site);
     const events = await listen(live.handler, versionIn((await get(live.handler, "/")).text));
-    assertEquals((await events.next())?.styles, []); // whatever it was that can't be told
+    assertEquals((await events.next())?.styles, []); // the lost change, whatever it was
     site.write({ "a.css": "" });
     assertEquals((await events.next())?.styles, ["/a.css"]);
   } finally {
     Deno.watchFs = watchFs;
     console.error = error;
   }
-  assertEquals(told, ["http-server: a change may be missed: Permission denied"]);
+  assertEquals(errors, ["http-server: a change may be missed: Permission denied"]);
 });
 
 // Command line -------------------------------------------------------------------------------------------------------
 
-Deno.test("main() answers a wrong command line with one sentence and exit code 2", async (t) => {
+Deno.test("main() reports a usage error in one sentence with exit code 2", async (t) => {
   await using site = await Site.lay({ "file.txt": "x", "cert.pem": "no certificate" });
   const missing = site.file("missing");
   const file = site.file("file.txt");
@@ -3297,9 +3308,9 @@ Deno.test("main() answers a wrong command line with one sentence and exit code 2
     [[file], `there is no folder ${file}; name the folder to serve.`],
     [[join(file, "x")], `there is no folder ${join(file, "x")}; name the folder to serve.`],
   ];
-  // The address is no interface's, so that no case can become a server by mistake.
+  // No interface has this address, so no case can start a server by mistake.
   for (const [args, sentence] of cases) {
-    await t.step(args.join(" ") || "an empty name", async () => {
+    await t.step(args.join(" ") || "empty folder name", async () => {
       assertEquals(await runMain(["--port", "0", "--host", "192.0.2.1", ...args]), {
         code: 2,
         stdout: "",
@@ -3339,7 +3350,7 @@ Deno.test("main() passes its options to the handler", async () => {
 });
 
 Deno.test({
-  name: "main() stops although nobody reads its log",
+  name: "main() stops even if nobody reads its log",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "a.txt": "a" });
@@ -3347,19 +3358,19 @@ Deno.test({
     const resume = server.pauseOutput();
     for (let count = 0; count < 100; count++) await (await fetch(`${server.url}${"n".repeat(8000)}`)).body?.cancel();
     server.signal("SIGTERM");
-    assertEquals((await inTime(server.status)).code, 0);
+    assertEquals((await withTimeout(server.status)).code, 0);
     resume();
   },
 });
 
 Deno.test({
-  name: "main() goes on logging when the reader of its log has paused",
+  name: "main() resumes logging after the log reader pauses",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "a.txt": "a" });
     await using server = await Served.start(["--port", "0", site.root]);
     const resume = server.pauseOutput();
-    for (let count = 0; count < 400; count++) { // more than the pipe and the server hold
+    for (let count = 0; count < 400; count++) { // more than the pipe and the server can buffer
       await (await fetch(`${server.url}${"n".repeat(8000)}`)).body?.cancel();
     }
     resume();
@@ -3380,7 +3391,7 @@ Deno.test("main() prints its help and its version", async () => {
 });
 
 Deno.test({
-  name: "main() says in one sentence that its output can't be written",
+  name: "main() reports in one sentence that its output cannot be written",
   ignore: !isLinux,
   async fn() {
     const command = `"${Deno.execPath()}" run --quiet "${script}" --help > /dev/full`;
@@ -3389,7 +3400,7 @@ Deno.test({
   },
 });
 
-Deno.test("README.md, deno.json and server.ts say the same", async () => {
+Deno.test("README.md, deno.json and server.ts agree", async () => {
   const read = (name: string) => Deno.readTextFile(join(here, name));
   assertStringIncludes(await read("README.md"), `\`\`\`text\n${helpText()}\n\`\`\``);
   const { version, imports } = JSON.parse(await read("deno.json"));
@@ -3401,7 +3412,7 @@ Deno.test("README.md, deno.json and server.ts say the same", async () => {
 
 // Server -------------------------------------------------------------------------------------------------------------
 
-Deno.test("main() serves the www folder beside the script, from wherever it is started", async () => {
+Deno.test("main() serves the www folder beside the script from any current folder", async () => {
   await using site = await Site.lay({});
   await using server = await Served.start(["--port", "0"], { cwd: site.root });
   assertEquals(server.firstLine, `Serving ${join(here, "www")} at http://localhost:${server.port}/`);
@@ -3420,7 +3431,7 @@ Deno.test("main() serves the www folder beside the script, from wherever it is s
 });
 
 Deno.test({
-  name: "main() needs no more than its own port and its own folder",
+  name: "main() needs permissions only for its port and its folder",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "www/a.txt": "a", "www/sub/b.txt": "b", "www/secret.txt": "SECRET" });
@@ -3438,7 +3449,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "main() serves the www folder beside the script, else the current folder, and listens on IPv4 and IPv6",
+  name: "main() serves the www folder beside the script or else the current folder, on IPv4 and IPv6",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "a.txt": "here" });
@@ -3461,7 +3472,7 @@ Deno.test({
   },
 });
 
-/** Whether this machine listens on IPv6. */
+/** Reports whether this machine supports IPv6. */
 function hasIPv6(): boolean {
   try {
     Deno.listen({ hostname: "::1", port: 0 }).close();
@@ -3479,7 +3490,7 @@ function exists(file: string): boolean {
   }
 }
 
-Deno.test("main() takes the next port where nobody named one, and never replaces a named one", async () => {
+Deno.test("main() uses the next free port by default, but never instead of a port given with --port", async () => {
   using taken = Deno.listen({ hostname: "0.0.0.0", port: 0 });
   const { port } = taken.addr as Deno.NetAddr;
   assertEquals(await run(["--port", `${port}`]), {
@@ -3488,7 +3499,7 @@ Deno.test("main() takes the next port where nobody named one, and never replaces
     stderr: `http-server: port ${port} is taken; name another with --port, or --port 0 for any.\n`,
   });
 
-  // Whoever has the default port, this test or another program: it is taken.
+  // The default port is taken, either by this listener or by another program.
   using _default = tryListen(8080);
   await using server = await Served.start([]);
   assert(server.port > 8080, `${server.port}`);
@@ -3503,7 +3514,7 @@ function tryListen(port: number): Deno.Listener | undefined {
   }
 }
 
-Deno.test("main() listens on IPv6, shown in brackets", async () => {
+Deno.test("main() listens on IPv6 and shows the address in brackets", async () => {
   await using site = await Site.lay({ "a.txt": "a" });
   for (const host of ["::1", "[::1]"]) {
     await using server = await Served.start(["--port", "0", "--host", host, site.root]);
@@ -3514,7 +3525,7 @@ Deno.test("main() listens on IPv6, shown in brackets", async () => {
   assertEquals(everywhere.url, `http://localhost:${everywhere.port}/`);
 });
 
-Deno.test("main() answers what the machine refuses with one sentence and exit code 1", async (t) => {
+Deno.test("main() reports a run-time error in one sentence with exit code 1", async (t) => {
   await using site = await Site.lay({ "cert.pem": "no certificate", "www/a.txt": "a" });
   const cert = site.file("cert.pem");
   const missing = site.file("missing.pem");
@@ -3569,12 +3580,12 @@ Deno.test("main() answers what the machine refuses with one sentence and exit co
 });
 
 Deno.test({
-  name: "main() answers a folder that it can't watch with one sentence and exit code 1",
+  name: "main() reports an unwatchable folder in one sentence with exit code 1",
   ignore: !isLinux,
   async fn() {
     await using site = await Site.lay({ "a.txt": "a", "locked/b.txt": "b" });
     await chmod(site.file("locked"), 0);
-    const nowhere = ["--port", "0", "--host", "192.0.2.1"]; // so that it can't become a server by mistake
+    const nowhere = ["--port", "0", "--host", "192.0.2.1"]; // so that it can't start a server by mistake
     const { code, stdout, stderr } = await withoutRights(() => runMain([...nowhere, "--live", site.root]));
     await chmod(site.file("locked"), 0o755);
     assertMatch(stderr, /^http-server: cannot watch \/.*: Permission denied .*locked"\]\.\n$/);
@@ -3583,7 +3594,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "main() says that pages reload and that clients must log in, and stops though a page listens",
+  name: "main() prints that --live and --auth are on, and stops even if a page is listening",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "index.html": "<p>page" });
@@ -3593,7 +3604,7 @@ Deno.test({
     versionIn(await (await fetch(server.url, { headers })).text());
     const events = await fetch(`${server.url}.live-reload/events`, { headers });
     server.signal("SIGINT");
-    assertMatch(await inTime(events.text()), /^data:.*\n\n$/);
+    assertMatch(await withTimeout(events.text()), /^data:.*\n\n$/);
     const { code, stdout, stderr } = await server.finish();
     assertEquals([code, stderr], [0, ""]);
     const [live, auth] = stdout.split("\n");
@@ -3607,7 +3618,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "main() stops although a FIFO has come into the folder that it watches",
+  name: "main() stops even if a FIFO was created in the watched folder",
   ignore: !isLinux,
   async fn() {
     await using site = await Site.lay({ "index.html": "<p>page" });
@@ -3616,13 +3627,13 @@ Deno.test({
     await new Deno.Command("mkfifo", { args: [site.file("fifo")] }).output();
     assertEquals((await fetch(`${server.url}fifo`)).status, 404);
     server.signal("SIGINT");
-    await inTime(events.text());
-    assertEquals((await inTime(server.finish())).code, 0);
+    await withTimeout(events.text());
+    assertEquals((await withTimeout(server.finish())).code, 0);
   },
 });
 
 Deno.test({
-  name: "main() goes on when there is no room for what it says",
+  name: "main() keeps running if it cannot write to stderr",
   ignore: !isLinux,
   async fn() {
     await using site = await Site.lay({ "index.html": "<p>page" });
@@ -3630,20 +3641,20 @@ Deno.test({
       shell: "exec $SERVER 2> /dev/full",
     });
     const events = await fetch(`${server.url}.live-reload/events`);
-    const told = events.body!.pipeThrough(new TextDecoderStream()).getReader();
-    assertStringIncludes((await inTime(told.read())).value!, "data:");
+    const reader = events.body!.pipeThrough(new TextDecoderStream()).getReader();
+    assertStringIncludes((await withTimeout(reader.read())).value!, "data:");
     const bash = (command: string) => new Deno.Command("bash", { args: ["-c", command], cwd: site.root }).output();
-    await bash("touch $'\\xe9'"); // a name that is not UTF-8
-    assertStringIncludes((await inTime(told.read())).value!, "data:");
-    await told.cancel();
-    assertEquals(await inTime(server.stop()), 0);
+    await bash("touch $'\\xe9'"); // not valid UTF-8
+    assertStringIncludes((await withTimeout(reader.read())).value!, "data:");
+    await reader.cancel();
+    assertEquals(await withTimeout(server.stop()), 0);
     await bash("rm $'\\xe9'");
   },
 });
 
-const DOWNLOAD_SIZE = 64 << 20; // more than the sockets' buffers take
+const DOWNLOAD_SIZE = 64 << 20; // larger than the socket buffers
 
-/** Asks a server for a file that is too big to be sent before it is read. */
+/** Requests a file that is larger than the socket buffers. */
 async function beginDownload(site: Site, { port }: Served): Promise<Deno.Conn> {
   await Deno.truncate(site.file("big.bin"), DOWNLOAD_SIZE);
   const connection = await Deno.connect({ hostname: "127.0.0.1", port });
@@ -3652,7 +3663,7 @@ async function beginDownload(site: Site, { port }: Served): Promise<Deno.Conn> {
 }
 
 Deno.test({
-  name: "main() finishes a download before it stops, and lets nobody new in",
+  name: "main() finishes a download before it stops and accepts no new connections",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "big.bin": "" });
@@ -3672,7 +3683,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "main() stops at once at the second signal",
+  name: "main() stops immediately on the second signal",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "big.bin": "" });
@@ -3681,12 +3692,12 @@ Deno.test({
     await connection.read(new Uint8Array(1));
     server.signal("SIGINT");
     await server.isClosed();
-    // What comes right after the first counts as the same signal, so it is sent until the server heeds it.
+    // A signal right after the first counts as the same one, so send it until the server exits.
     let hasEnded = false;
     const finished = server.finish().finally(() => hasEnded = true);
     while (!hasEnded) {
       server.signal("SIGINT");
-      // Not faster: under a hail of signals Deno's own exit can hang.
+      // Not more often: Deno's exit can hang if signals arrive too fast.
       await Promise.race([finished, new Promise((resolve) => setTimeout(resolve, 50))]);
     }
     assertEquals((await finished).code, 130);
@@ -3694,7 +3705,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "main() stops although a client has stopped reading its download",
+  name: "main() stops even if a client stalls its download",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "big.bin": "" });
@@ -3702,11 +3713,11 @@ Deno.test({
     using connection = await beginDownload(site, server);
     await connection.read(new Uint8Array(1));
     server.signal("SIGTERM");
-    assertEquals((await inTime(server.finish())).code, 0);
+    assertEquals((await withTimeout(server.finish())).code, 0);
   },
 });
 
-Deno.test("main() answers no foreign host on a loopback address", async () => {
+Deno.test("main() rejects foreign hosts on a loopback address", async () => {
   await using site = await Site.lay({ "a.txt": "a" });
   const statusOf = async (host: string) => {
     await using server = await Served.start(["--port", "0", "--host", host, site.root]);
@@ -3719,7 +3730,7 @@ Deno.test("main() answers no foreign host on a loopback address", async () => {
 });
 
 Deno.test({
-  name: "main() stops although a client owes a body, or has asked for nothing",
+  name: "main() stops even if a client has sent an incomplete request or none",
   ignore: isWindows,
   async fn() {
     await using server = await Served.start(["--port", "0", "--host", "127.0.0.1"]);
@@ -3733,7 +3744,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "main() accepts connections again after it had no file descriptor left",
+  name: "main() accepts connections again after it runs out of file descriptors",
   ignore: !isLinux,
   async fn() {
     await using site = await Site.lay({ "a.txt": "a" });
@@ -3754,28 +3765,28 @@ Deno.test({
 });
 
 Deno.test({
-  name: "main() goes on when a folder goes away while it is listed",
+  name: "main() keeps running if a folder disappears while it is listed",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "race/p/c/a.txt": "a" });
     await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", "-q", site.root]);
     const [p, q] = [site.file("race/p"), site.file("race/q")];
-    let isOver = false;
+    let isDone = false;
     const clients = Array.from({ length: 4 }, async () => {
-      while (!isOver) await (await fetch(`${server.url}race/p/c/`)).body?.cancel();
+      while (!isDone) await (await fetch(`${server.url}race/p/c/`)).body?.cancel();
     });
     for (let count = 0; count < 2000; count++) {
       await Deno.rename(p, q);
       await Deno.rename(q, p);
     }
-    isOver = true;
+    isDone = true;
     await Promise.all(clients);
     assertEquals(await (await fetch(`${server.url}race/p/c/a.txt`)).text(), "a");
   },
 });
 
 Deno.test({
-  name: "main() goes on when the reader of its log goes away",
+  name: "main() keeps running if the log reader disconnects",
   ignore: isWindows,
   async fn() {
     await using site = await Site.lay({ "a.txt": "a" });
@@ -3804,12 +3815,12 @@ Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
   assertEquals(await (await fetch(`${server.url}a.txt`, { client })).text(), "a");
 
   const session = http2.connect(server.url, { ca: cert });
-  const request = (path: string, fields: Record<string, string> = {}) =>
+  const request = (path: string, headers: Record<string, string> = {}) =>
     new Promise<[number, string | undefined, string]>((resolve, reject) => {
-      const stream = session.request({ ":path": path, ...fields });
+      const stream = session.request({ ":path": path, ...headers });
       let head: Record<string, unknown> = {};
       let text = "";
-      stream.on("response", (fields) => head = fields);
+      stream.on("response", (headers) => head = headers);
       stream.on("data", (chunk) => text += chunk);
       stream.on("end", () => resolve([Number(head[":status"]), head.location as string | undefined, text]));
       stream.on("error", reject);
@@ -3818,15 +3829,15 @@ Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
   assertEquals(await request("/a.txt"), [200, undefined, "a"]);
   assertEquals(await request("/sub?q"), [301, "/sub/?q", ""]);
   assertEquals(await request("/a.txt", { range: "bytes=5-" }), [416, undefined, "416 Range Not Satisfiable\n"]);
-  // More bytes than announced would be an error there, whether or not a Host says HTTP/1.
+  // Extra bytes would be an error over HTTP/2, even with a Host header as in HTTP/1.
   assertEquals(await request("/big.bin", { range: "bytes=5-10", host: "localhost" }), [206, undefined, "bbbbbb"]);
   assertEquals(await request("/%2e%2e/%2e%2e/etc/passwd"), [404, undefined, "404 Not Found\n"]);
   await new Promise<void>((resolve) => session.close(resolve));
 
-  await using asking = await Served.start(["--port", "0", "--auth", "me:secret", ...files, site.root]);
-  assertEquals((await fetch(asking.url, { client, headers: basic("me:secret") })).status, 200);
-  asking.signal("SIGKILL");
-  assertMatch((await asking.finish()).stdout, /^Clients must log in \(--auth\)\.\n/);
+  await using withPassword = await Served.start(["--port", "0", "--auth", "me:secret", ...files, site.root]);
+  assertEquals((await fetch(withPassword.url, { client, headers: basic("me:secret") })).status, 200);
+  withPassword.signal("SIGKILL");
+  assertMatch((await withPassword.finish()).stdout, /^Clients must log in \(--auth\)\.\n/);
 
   const mismatch = await run([
     "--port",
@@ -3844,7 +3855,7 @@ Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
   assertEquals(mismatch.code, 1);
 });
 
-Deno.test("main() does not start where every client could download the private key", async () => {
+Deno.test("main() refuses to start if the private key is in the served folder", async () => {
   const { cert, key } = await makeCertificate();
   await using site = await Site.lay({ "www/.tls/key.pem": key, "www/key.pem": key, "cert.pem": cert });
   const cases = [["www/key.pem", "www"], ["www/.tls/key.pem", "www", "--dotfiles"]];
@@ -3861,18 +3872,18 @@ Deno.test("main() does not start where every client could download the private k
 });
 
 Deno.test({
-  name: "main() tells a person at a terminal what it does, in color",
+  name: "main() prints in color on a terminal",
   ignore: !isLinux,
   async fn() {
     await using site = await Site.lay({ "a.txt": "a", "big.bin": "" });
     const shell = 'exec env -u NO_COLOR script --quiet --return --command "$SERVER" /dev/null';
     await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { shell });
-    // deno-lint-ignore no-control-regex -- colors are what it looks for
+    // deno-lint-ignore no-control-regex -- the test matches color codes
     const plain = server.firstLine.replace(/\x1b\[\d+m/g, "");
     assertEquals(plain, `Serving ${site.root} at http://127.0.0.1:${server.port}/\r`);
     assertStringIncludes(server.firstLine, `\x1b[1m${site.root}`);
     for (const path of ["a.txt", "nothing"]) await (await fetch(`http://127.0.0.1:${server.port}/${path}`)).text();
-    while (!server.log.includes("/nothing")) await Deno.stat(site.root); // until it is read
+    while (!server.log.includes("/nothing")) await Deno.stat(site.root); // until the line is logged
     const time = "\\d\\d:\\d\\d:\\d\\d";
     assertMatch(
       server.log,
@@ -3885,7 +3896,7 @@ Deno.test({
     using connection = await beginDownload(site, server);
     await connection.read(new Uint8Array(1));
     const child = await Deno.readTextFile(`/proc/${server.pid}/task/${server.pid}/children`);
-    Deno.kill(-Number(child), "SIGINT"); // its process group, as a terminal does
+    Deno.kill(-Number(child), "SIGINT"); // the process group, as a terminal does
     while (!server.log.includes("\r\n\r\nStopping when all answers are sent; Ctrl-C again stops at once.\r\n")) {
       await Deno.stat(site.root);
     }
@@ -3899,7 +3910,7 @@ Deno.test({
   ignore: !isLinux,
   async fn() {
     const statuses = await fuzz({ requests: 20_000, seed: 1 });
-    // The requests are of no use if they don't get everywhere.
+    // Check that the requests reach every kind of response.
     for (const status of [200, 204, 206, 301, 304, 400, 403, 404, 405, 412, 416]) {
       assert((statuses.get(status) ?? 0) > 20, `${status}: ${statuses.get(status)}`);
     }
