@@ -1,11 +1,11 @@
 /**
- * Compares http-server with the servers that are installed here, on the same folder: `deno task bench`.
+ * Compares the speed of http-server with other installed servers on the same folder: `deno task bench`.
  *
- * Every server gets one processor core and the load generator `wrk` another, where `taskset` can pin them. Each row is
- * measured in several runs that alternate between the servers, and the medians are printed as ratios to plain `serveDir`,
- * which is 1 (or to the first server, where that is left out): on a noisy machine a ratio means something, a number of
- * seconds does not. Numbers of processes, ports and time are bounded, and all traffic stays on 127.0.0.1. Needs Linux, and
- * `wrk`; other servers are optional. nginx, Caddy and lighttpd compress at every request.
+ * `taskset`, if installed, pins every server to one processor core and the load generator `wrk` to another. Each row is
+ * measured in several rounds that alternate between the servers. The table shows the medians as ratios to plain
+ * `serveDir`, which is 1 (or to the first server if `serveDir` is left out), because ratios are more reliable than
+ * absolute numbers on a noisy machine. All traffic stays on 127.0.0.1. The benchmark needs Linux and `wrk`; the other
+ * servers are optional. nginx, Caddy and lighttpd are configured to compress on the fly.
  *
  *     deno task bench [--rounds N] [--seconds N] [--only server,server] [--rows word,word]
  *
@@ -16,8 +16,8 @@ import { serveDir } from "@std/http/file-server";
 import { dirname, fromFileUrl, join } from "@std/path";
 import { parseArgs } from "node:util";
 
-/** The fields that http-server gives its answers, for the handler that does nothing else. */
-const FIELDS = {
+/** The response headers of http-server, which the bare handler sends as well. */
+const HEADERS = {
   "accept-ranges": "bytes",
   "content-length": "188",
   "content-type": "text/html; charset=UTF-8",
@@ -34,7 +34,7 @@ const BIG_SIZE = 100_000_000;
 
 interface Server {
   name: string;
-  /** What to start, for a port and a folder; configuration files go into `temp`. */
+  /** Returns the command that serves a folder on a port. Configuration files go into `temp`. */
   command(port: number, folder: string, temp: string): string[] | Promise<string[]>;
 }
 
@@ -108,9 +108,9 @@ interface Row {
   path: string;
   /** Arguments for wrk. */
   wrk?: string[];
-  /** The figure of a run; requests a second, if not said otherwise. */
+  /** The unit of the result; requests per second by default. */
   unit?: "MB/s";
-  /** How many files are asked for, each once, of a server that has just started; instead of wrk. */
+  /** Instead of wrk: how many files to request once each from a server that has just started. */
   first?: number;
   status: number;
 }
@@ -169,11 +169,11 @@ function freePort(): number {
   return (listener.addr as Deno.NetAddr).port;
 }
 
-/** Whether the server and its load have a core each. */
+/** Whether the server and the load generator are pinned to different cores. */
 let pinned = false;
 const pin = (core: number, command: string[]) => pinned ? ["taskset", "-c", `${core}`, ...command] : command;
 
-/** Starts a server and returns how many milliseconds it took to its first answer. */
+/** Starts a server and measures the milliseconds until its first response. */
 async function start(command: string[], port: number): Promise<{ child: Deno.ChildProcess; startUp: number }> {
   const [program, ...args] = pin(0, command);
   const before = performance.now();
@@ -181,7 +181,7 @@ async function start(command: string[], port: number): Promise<{ child: Deno.Chi
   let isOver = false;
   child.status.then(() => isOver = true);
   for (;;) {
-    if (isOver || performance.now() - before > 20_000) throw new Error(`it did not start: ${command.join(" ")}`);
+    if (isOver || performance.now() - before > 20_000) throw new Error(`can't start ${command.join(" ")}`);
     try {
       const response = await fetch(`http://127.0.0.1:${port}/`);
       await response.body?.cancel();
@@ -206,13 +206,13 @@ function memoryOf(pid: number): number {
       const isOurs = name === `${pid}` || /^PPid:\s+(\d+)/m.exec(status)?.[1] === `${pid}`;
       if (isOurs) kibibytes += Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1] ?? 0);
     } catch {
-      // No process, or one that has just ended.
+      // Not a process, or it has exited.
     }
   }
   return kibibytes / 1024;
 }
 
-/** Runs wrk once, and returns its figure. */
+/** Runs wrk once and returns the result in the row's unit. */
 async function load(row: Row, port: number, seconds: number, values: Record<string, string>): Promise<number> {
   const options = (row.wrk ?? []).map((option) => option.replace(/@(\w+)/, (_, name) => values[name]!));
   const command = pin(1, [
@@ -233,7 +233,7 @@ async function load(row: Row, port: number, seconds: number, values: Record<stri
   return Number(amount) * { KB: 1e-3, MB: 1, GB: 1e3 }[unit as "KB"];
 }
 
-/** Asks a server that has just started for each file once, eight at a time, and returns how many a second. */
+/** Starts a server, requests each file once, eight at a time, and returns the requests per second. */
 async function loadFirst({ path, wrk, first = 0 }: Row, server: Server, folder: string, temp: string): Promise<number> {
   const port = freePort();
   const { child } = await start(await server.command(port, folder, temp), port);
@@ -283,10 +283,10 @@ async function main(): Promise<void> {
   const seconds = Number(flags.seconds ?? 2);
   const isWanted = (name: string, list?: string) =>
     list === undefined || list.split(",").some((word) => name.includes(word));
-  if (!await has("wrk")) throw new Error("it needs wrk, from your system's packages.");
+  if (!await has("wrk")) throw new Error("the benchmark needs wrk; install it with your package manager");
   pinned = navigator.hardwareConcurrency > 1 && await has("taskset");
   if (pinned) await new Deno.Command("taskset", { args: ["-a", "-c", "-p", "1", `${Deno.pid}`] }).output();
-  if (!pinned) console.log("Not pinned: there is no taskset, or one core alone. The ratios say less.\n");
+  if (!pinned) console.log("Not pinned (no taskset, or one core): the ratios are less reliable.\n");
 
   const temp = await Deno.makeTempDir();
   await Deno.chmod(temp, 0o755);
@@ -313,7 +313,7 @@ async function main(): Promise<void> {
       if (!await has(command[0] === "env" ? command[2]! : command[0]!)) notFound.push(server.name);
       else running.push({ name: server.name, port, child: (await start(command, port)).child });
     }
-    await new Promise((resolve) => setTimeout(resolve, 2500)); // so that the files are older than http-server's settling time
+    await new Promise((resolve) => setTimeout(resolve, 2500)); // longer than http-server's settling time
 
     const baseIndex = Math.max(0, running.findIndex(({ name }) => name === "plain serveDir"));
     print(`ratio to ${running[baseIndex]?.name}`, running.map((_, index) => `${index + 1}`));
@@ -355,10 +355,10 @@ async function main(): Promise<void> {
         await stop(child);
       }
     }
-    printRatios("time to the first answer", startUps.map(median));
+    printRatios("time to first response", startUps.map(median));
     console.log(`\n${running.map(({ name }, index) => `${index + 1}: ${name}`).join("; ")}.`);
-    console.log("A dash: it does not answer that request with the status that belongs to it.");
-    if (notFound.length > 0) console.log(`Not found here: ${notFound.join(", ")}.`);
+    console.log("-: the server does not send the expected status for this request.");
+    if (notFound.length > 0) console.log(`Not installed: ${notFound.join(", ")}.`);
   } finally {
     for (const { child } of running) await stop(child);
     await Deno.remove(temp, { recursive: true });
@@ -375,7 +375,7 @@ if (role === "plain") {
   const page = Deno.readTextFileSync(join(folder!, "index.html"));
   Deno.serve(
     { hostname: "127.0.0.1", port: Number(port), onListen() {} },
-    () => new Response(page, { headers: FIELDS }),
+    () => new Response(page, { headers: HEADERS }),
   );
 } else {
   await main();

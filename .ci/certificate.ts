@@ -1,6 +1,6 @@
-/** A certificate for the tests of HTTPS. */
+/** Makes the certificate that the HTTPS tests use. */
 
-/** Returns a new certificate for `localhost`, signed by itself, and its key, both as PEM (RFC 5280; X.690). */
+/** Returns a new self-signed certificate for `localhost` and its key, both as PEM (RFC 5280; X.690). */
 export async function makeCertificate(): Promise<{ cert: string; key: string }> {
   const algorithm = {
     name: "RSASSA-PKCS1-v1_5",

@@ -1,4 +1,4 @@
-/** What the tests of the server and those in a browser both build: a folder, and a server in a process of its own. */
+/** Helpers that the server tests and the browser tests share: a temporary folder, a server process, a raw client. */
 
 import { dirname, fromFileUrl, join } from "@std/path";
 import process from "node:process";
@@ -6,18 +6,18 @@ import process from "node:process";
 export const here: string = dirname(dirname(fromFileUrl(import.meta.url)));
 export const script: string = join(here, "server.ts");
 
-/** The card's own permissions. */
+/** The permissions that the README runs the server with. */
 export const PERMISSIONS = ["--allow-net", "--allow-read"];
 
-/** A file's text or bytes, `{ link }` for a symbolic link, or null for an empty folder. */
+/** Maps a path to a file's text or bytes, to `{ link }` for a symbolic link, or to null for an empty folder. */
 export type Tree = Record<string, string | Uint8Array | { link: string } | null>;
 
-/** A new folder that anyone may enter; it goes with the test. */
+/** A temporary folder that every user can enter. It is removed when it is disposed of. */
 export class Site implements AsyncDisposable {
   private constructor(readonly root: string) {}
 
   static async lay(tree: Tree): Promise<Site> {
-    // The real path, because some systems reach their temporary folder through a link.
+    // Resolve the path, because the temporary folder is a link on some systems.
     const site = new Site(await Deno.realPath(await Deno.makeTempDir({ prefix: "http-server-test-" })));
     if (Deno.build.os !== "windows") await Deno.chmod(site.root, 0o755);
     site.write(tree);
@@ -28,7 +28,7 @@ export class Site implements AsyncDisposable {
     return join(this.root, name);
   }
 
-  /** Writes a tree in one go: nothing else of this process comes in between. */
+  /** Writes a tree synchronously, so that nothing else in this process runs in between. */
   write(tree: Tree): void {
     for (const [name, content] of Object.entries(tree)) {
       const file = this.file(name);
@@ -46,7 +46,7 @@ export class Site implements AsyncDisposable {
 
 export interface Finished {
   code: number;
-  /** What it printed after the first line. */
+  /** Standard output after the first line. */
   stdout: string;
   stderr: string;
 }
@@ -54,16 +54,16 @@ export interface Finished {
 interface StartOptions {
   permissions?: string[];
   cwd?: string;
-  /** What `bash` runs, where the server is not to be started just so; `$SERVER` in it is the server's command. */
+  /** A `bash` command that starts the server; `$SERVER` in it is the server's own command line. */
   shell?: string;
 }
 
-/** A server in a process of its own, known by the first line that it prints. */
+/** A server in its own process. Its address is read from the first line that it prints. */
 export class Served implements AsyncDisposable {
   url = "";
   port = 0;
   firstLine = "";
-  /** What it has printed until now, after the first line. */
+  /** Standard output so far, after the first line. */
   log = "";
   stderr = "";
   #child: Deno.ChildProcess;
@@ -91,7 +91,7 @@ export class Served implements AsyncDisposable {
     const started = Promise.withResolvers<void>();
     const served = new Served(child, started.resolve);
     await started.promise;
-    if (served.firstLine === "") throw new Error(`it did not start: ${served.stderr}`);
+    if (served.firstLine === "") throw new Error(`the server did not start: ${served.stderr}`);
     [served.url = ""] = /https?:\/\/\S+/.exec(served.firstLine) ?? [];
     served.port = Number(new URL(served.url).port);
     return served;
@@ -113,19 +113,19 @@ export class Served implements AsyncDisposable {
     for await (const text of this.#child.stderr.pipeThrough(new TextDecoderStream())) this.stderr += text;
   }
 
-  /** Reads nothing of what it prints until the returned function is called. */
+  /** Stops reading standard output until the returned function is called. */
   pauseOutput(): () => void {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#paused = promise;
     return resolve;
   }
 
-  /** Reads no more of what it prints, as a log reader that went away. */
+  /** Closes standard output, like a log reader that exits. */
   closeOutput(): Promise<void> {
     return this.#stdout.cancel();
   }
 
-  /** Sends a signal, if the server has not ended. */
+  /** Sends a signal, unless the server has exited. */
   signal(signal: Deno.Signal): void {
     try {
       this.#child.kill(signal);
@@ -148,13 +148,13 @@ export class Served implements AsyncDisposable {
     return { code, stdout: this.log, stderr: this.stderr };
   }
 
-  /** Stops it as Ctrl-C does, and returns its exit code. */
+  /** Stops the server as Ctrl-C does and returns its exit code. */
   async stop(): Promise<number> {
     this.signal("SIGINT");
     return (await this.finish()).code;
   }
 
-  /** Returns once the server takes no new connections. */
+  /** Waits until the server refuses new connections. */
   async isClosed(): Promise<void> {
     for (;;) {
       try {
@@ -175,7 +175,7 @@ export async function chmod(file: string, mode: number): Promise<void> {
   if (Deno.build.os !== "windows") await Deno.chmod(file, mode);
 }
 
-/** Runs a function with the rights of a user that has none, for root may read everything. */
+/** Runs a function as an unprivileged user, because root can read every file. */
 export async function withoutRights<T>(fn: () => Promise<T>): Promise<T> {
   if (Deno.build.os === "windows" || Deno.uid() !== 0) return await fn();
   process.seteuid!(65534);
@@ -192,7 +192,7 @@ export interface Answer {
   text: string;
 }
 
-/** A client that sends bytes as they are and reads one answer after the other from the same connection. */
+/** A client that sends raw bytes and reads the responses from one connection, one after the other. */
 export class RawClient implements Disposable {
   #connection: Deno.Conn;
   #buffer = new Uint8Array();
@@ -210,23 +210,23 @@ export class RawClient implements Disposable {
     for (let sent = 0; sent < bytes.length;) sent += await this.#connection.write(bytes.subarray(sent));
   }
 
-  /** Returns the next answer, or undefined where the server closed the connection instead. */
-  async receive(method = "GET"): Promise<Answer | undefined> {
+  /** Returns the next response, or undefined if the server closed the connection. */
+  async receive(method = "GET"): Promise<Answer & { bytes: Uint8Array<ArrayBuffer> } | undefined> {
     let end;
     while ((end = indexOf(this.#buffer, "\r\n\r\n")) < 0) if (!await this.#read()) return undefined;
-    const [statusLine, ...fields] = new TextDecoder().decode(this.#buffer.subarray(0, end)).split("\r\n");
+    const [statusLine, ...lines] = new TextDecoder().decode(this.#buffer.subarray(0, end)).split("\r\n");
     this.#buffer = this.#buffer.subarray(end + 4);
     const status = Number(/ (\d{3}) /.exec(statusLine!)?.[1]);
     const headers = new Headers();
-    for (const field of fields) headers.append(field.slice(0, field.indexOf(":")), field.slice(field.indexOf(":") + 1));
+    for (const line of lines) headers.append(line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1));
     const hasBody = method !== "HEAD" && status !== 204 && status !== 304;
-    // What the runtime refuses by itself comes without a length, and ends the connection.
+    // Deno's own 400 responses have no Content-Length and close the connection.
     if (hasBody && status !== 400 && !headers.has("content-length")) throw new Error("no Content-Length");
     const length = hasBody ? Number(headers.get("content-length") ?? 0) : 0;
     while (this.#buffer.length < length) if (!await this.#read()) return undefined;
-    const text = new TextDecoder().decode(this.#buffer.subarray(0, length));
+    const bytes = this.#buffer.slice(0, length);
     this.#buffer = this.#buffer.subarray(length);
-    return { status, headers, text };
+    return { status, headers, text: new TextDecoder().decode(bytes), bytes };
   }
 
   async #read(): Promise<boolean> {
@@ -249,14 +249,14 @@ function indexOf(bytes: Uint8Array, text: string): number {
   return new TextDecoder("latin1").decode(bytes).indexOf(text);
 }
 
-/** How many files of a folder this process has open. */
-export function openFiles(root: string): number {
+/** Returns how many files of a folder a process has open (Linux). */
+export function openFiles(root: string, process: number | "self" = "self"): number {
   let count = 0;
-  for (const { name } of Deno.readDirSync("/proc/self/fd")) {
+  for (const { name } of Deno.readDirSync(`/proc/${process}/fd`)) {
     try {
-      if (Deno.readLinkSync(`/proc/self/fd/${name}`).startsWith(root)) count++;
+      if (Deno.readLinkSync(`/proc/${process}/fd/${name}`).startsWith(root)) count++;
     } catch {
-      // Closed since the folder was read.
+      // The file was closed after the folder was read.
     }
   }
   return count;

@@ -1,10 +1,10 @@
 /**
- * Sends random hostile requests to http-server, over raw sockets and over HTTP/2, until something is wrong or the time is
- * over; `server_test.ts` does the same with a fixed seed.
+ * Sends random hostile requests to http-server over raw sockets and HTTP/2. It stops at the first wrong response or when
+ * the time is up. `server_test.ts` runs it with a fixed seed.
  *
  *     deno task fuzz [--seconds N] [--seed N]
  *
- * Needs Linux, for a FIFO and for what `/proc` tells.
+ * It needs Linux, because it creates a FIFO and reads `/proc`.
  *
  * @module
  */
@@ -15,11 +15,11 @@ import http2 from "node:http2";
 import { parseArgs } from "node:util";
 import { createHandler, type Options } from "../server.ts";
 import { makeCertificate } from "./certificate.ts";
-import { chmod, openFiles, RawClient, Site, withoutRights } from "./fixtures.ts";
+import { type Answer, chmod, openFiles, RawClient, Site, withoutRights } from "./fixtures.ts";
 
 const SECRET = "THE SECRET";
 
-/** A generator of random numbers from 0 to 1 that a seed decides (mulberry32), so that a failure can be had again. */
+/** Returns a seeded generator of random numbers from 0 to 1 (mulberry32), so that a failure can be reproduced. */
 function seeded(seed: number): () => number {
   return () => {
     seed = seed + 0x6d2b79f5 | 0;
@@ -115,7 +115,7 @@ const FUZZ_STARTS = [
   "/",
   "/",
   "//",
-  "http://h/",
+  "http://localhost/",
   "http://u@h/",
   "///h/",
   "h/",
@@ -126,12 +126,12 @@ const FUZZ_STARTS = [
 ];
 
 const FUZZ_HOSTS = [
+  "localhost",
+  "localhost",
+  "localhost",
+  "localhost",
+  "localhost:1",
   "h",
-  "h",
-  "h",
-  "h",
-  "h",
-  "h:1",
   "[::1]",
   "",
   "bad host",
@@ -146,7 +146,7 @@ const FUZZ_HOSTS = [
 
 const FUZZ_METHODS = ["HEAD", "OPTIONS", "POST", "DELETE", "get", "TRACE"];
 
-const FUZZ_FIELDS: Record<string, string[]> = {
+const FUZZ_HEADERS: Record<string, string[]> = {
   "Range": [
     "bytes=0-9",
     "bytes=5-",
@@ -174,8 +174,8 @@ const FUZZ_FIELDS: Record<string, string[]> = {
   "Expect": ["x"],
 };
 
-/** A request, and the same as the bytes of HTTP/1.1. */
-type Hostile = { method: string; target: string; fields: [string, string][]; text: string };
+/** A request; `text` is its HTTP/1.1 form. */
+type Hostile = { method: string; target: string; headers: [string, string][]; text: string };
 
 function randomRequest(random: () => number): Hostile {
   const pick = (items: string[]) => items[Math.floor(random() * items.length)]!;
@@ -187,23 +187,23 @@ function randomRequest(random: () => number): Hostile {
     target += pick(["n".repeat(300), "a/".repeat(2000), "../".repeat(2000), "%2e%2e%2f".repeat(1000), "%".repeat(500)]);
   }
   const method = random() < 0.2 ? pick(FUZZ_METHODS) : "GET";
-  const fields: [string, string][] = [["Host", random() < 0.1 ? pick(FUZZ_HOSTS) : "h"]];
-  for (const [name, values] of Object.entries(FUZZ_FIELDS)) if (random() < 0.1) fields.push([name, pick(values)]);
-  const lines = [`${method} ${target} HTTP/1.1`, ...fields.map((field) => field.join(": "))];
-  return { method, target, fields, text: `${lines.join("\r\n")}\r\n\r\n` };
+  const headers: [string, string][] = [["Host", random() < 0.1 ? pick(FUZZ_HOSTS) : "localhost"]];
+  for (const [name, values] of Object.entries(FUZZ_HEADERS)) if (random() < 0.1) headers.push([name, pick(values)]);
+  const lines = [`${method} ${target} HTTP/1.1`, ...headers.map((header) => header.join(": "))];
+  return { method, target, headers, text: `${lines.join("\r\n")}\r\n\r\n` };
 }
 
-/** A client of HTTP/2, which connects again where a malformed request has ended its connection. */
+/** Returns an HTTP/2 client that reconnects after a malformed request has closed its connection. */
 function connectHttp2(port: number, ca: string) {
   const connect = () => http2.connect(`https://localhost:${port}`, { ca }).on("error", () => {});
   let session = connect();
-  const send = ({ method, target, fields }: Hostile) =>
-    new Promise<{ status: number; headers: Headers; text: string } | undefined>((resolve) => {
-      const own = fields.filter(([name]) => !/^(?:host|upgrade|content-length)$/i.test(name)).map((
+  const send = ({ method, target, headers: sent }: Hostile) =>
+    new Promise<Answer | undefined>((resolve) => {
+      const allowed = sent.filter(([name]) => !/^(?:host|upgrade|content-length)$/i.test(name)).map((
         [name, value],
       ) => [name.toLowerCase(), value]);
       if (session.closed || session.destroyed) session = connect();
-      const stream = session.request({ ...Object.fromEntries(own), ":method": method, ":path": target });
+      const stream = session.request({ ...Object.fromEntries(allowed), ":method": method, ":path": target });
       const headers = new Headers();
       let [status, text] = [0, ""];
       stream.on("response", (head) => {
@@ -219,16 +219,16 @@ function connectHttp2(port: number, ca: string) {
   return { send, close: () => session.destroy() };
 }
 
-/** Throws where an answer is one that nobody should get. */
-function check(answer: { status: number; headers: Headers; text: string }, { target, text }: Hostile, folder: string) {
-  assert(answer.status < 500, `${answer.status} to ${text}`);
-  assert(!answer.text.includes(SECRET) && !answer.text.includes("root:x:"), `the secret, to ${text}`);
-  assert(!answer.text.includes(folder), `a path, to ${text}`);
-  const location = answer.headers.get("location");
-  assert(location === null || /^\/(?!\/)[!-~]*$/.test(location), `${location}, to ${target}`);
+/** Throws if a response is a 5xx, contains a secret or a path on disk, or redirects to another host. */
+function check(response: Answer, { target, text }: Hostile, folder: string): void {
+  assert(response.status < 500, `status ${response.status} for ${text}`);
+  assert(!response.text.includes(SECRET) && !response.text.includes("root:x:"), `a secret is served for ${text}`);
+  assert(!response.text.includes(folder), `a path on disk is served for ${text}`);
+  const location = response.headers.get("location");
+  assert(location === null || /^\/(?!\/)[!-~]*$/.test(location), `Location is ${location} for ${target}`);
 }
 
-/** Returns how often each status came. Throws at the first answer that is wrong, and where a file stays open. */
+/** Returns the number of responses per status. Throws at the first wrong response, or if a file stays open. */
 export async function fuzz(
   { requests = Infinity, seconds = Infinity, seed }: { requests?: number; seconds?: number; seed: number },
 ): Promise<Map<number, number>> {
@@ -264,14 +264,14 @@ export async function fuzz(
   const variants: Partial<Options>[] = [{}, { spa: true, cors: true }, { listing: false }, { maxAge: 9, base: "/sub" }];
   let next = 0;
   while (next < requests && Date.now() < end) {
-    // With rights that some files forbid, and with a warm cache.
+    // Run each round unprivileged, so that some files are unreadable, and long enough for a warm cache.
     await withoutRights(() => fuzzRound(variants[next / 5000 % 4]!, seeded(seed + next / 5000)));
     next += 5000;
   }
-  assert(openFiles(outside.root) === 0, "a file stayed open");
+  assert(openFiles(outside.root) === 0, "a file remains open");
   return statuses;
 
-  /** Sends 5,000 requests to a new server, from four clients. */
+  /** Sends 5,000 requests from four clients to a new server. */
   async function fuzzRound(options: Partial<Options>, random: () => number): Promise<void> {
     const handler = createHandler({ root, ...options });
     const address = { port: 0, hostname: "127.0.0.1", onListen() {} };
@@ -288,23 +288,23 @@ export async function fuzz(
       for (let left = 1250; left > 0 && Date.now() < end; left--) {
         const request = randomRequest(random);
         if (random() < 0.1) {
-          const answer = await other.send(request);
-          if (answer === undefined) continue; // it was refused before it came to the handler
-          check(answer, request, outside.root);
-          count(answer.status);
+          const response = await other.send(request);
+          if (response === undefined) continue; // rejected before it reached the handler
+          check(response, request, outside.root);
+          count(response.status);
           continue;
         }
         await client.send(request.text);
-        if (random() < 0.01) { // a client that goes away
+        if (random() < 0.01) { // the client disconnects
           await reconnect();
           continue;
         }
-        const answer = await client.receive(request.method);
-        assert(answer !== undefined, `no answer to ${request.text}`);
-        check(answer, request, outside.root);
-        count(answer.status);
-        // What doesn't parse ends the connection.
-        if (answer.status === 400 || answer.headers.get("connection") === "close") await reconnect();
+        const response = await client.receive(request.method);
+        assert(response !== undefined, `no response to ${request.text}`);
+        check(response, request, outside.root);
+        count(response.status);
+        // A malformed request closes the connection.
+        if (response.status === 400 || response.headers.get("connection") === "close") await reconnect();
       }
       client[Symbol.dispose]();
     }));

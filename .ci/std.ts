@@ -1,11 +1,12 @@
 /**
- * Prepares the @std modules where JSR can't be reached, and does nothing where it can.
+ * Provides the @std modules if jsr.io can't be reached, and does nothing otherwise.
  *
- * Deno looks for `jsr:` modules in `vendor/` first (`"vendor": true` in deno.json). When that folder is empty and
- * jsr.io doesn't answer, this lays the same code there as Deno would have, out of npm's `deno-std`: plain JavaScript,
- * so with loose declarations of what the project calls. `vendor/` is never committed; delete it to start over.
+ * Deno looks for `jsr:` modules in `vendor/` first (`"vendor": true` in deno.json). If that folder is empty and jsr.io
+ * doesn't respond, this script copies the same code there from npm's `deno-std`. That package is plain JavaScript, so
+ * the script adds loose type declarations for the functions that the project calls. `vendor/` is never committed; delete
+ * it to start over.
  *
- * Runs before every task: `deno run --allow-all .ci/std.ts`.
+ * Every task runs it first: `deno run --allow-all .ci/std.ts`.
  *
  * @module
  */
@@ -17,7 +18,7 @@ interface Package {
   exports: Record<string, [file: string, types: string]>;
 }
 
-/** What a user of the three packages imports from them: the export, the file behind it, and its declarations. */
+/** The exports that the project imports, each with its file in the npm package and its type declarations. */
 const PACKAGES: Record<"http" | "path" | "assert", Package> = {
   http: {
     version: "1.1.3",
@@ -33,6 +34,7 @@ const PACKAGES: Record<"http" | "path" | "assert", Package> = {
       "./etag": [
         "http/etag",
         `export function eTag(entity: string | Uint8Array<ArrayBuffer>, options?: { weak?: boolean }): Promise<string>;
+         export function ifMatch(value: string | null, etag: string | undefined): boolean;
          export function ifNoneMatch(value: string | null, etag: string | undefined): boolean;`,
       ],
       "./negotiation": [
@@ -75,7 +77,7 @@ const PACKAGES: Record<"http" | "path" | "assert", Package> = {
         "path/posix/glob_to_regexp",
         `export function globToRegExp(glob: string, options?: { globstar?: boolean; os?: string }): RegExp;`,
       ],
-      "./extname": ["path/extname", `export function extname(path: string | URL): string;`],
+      "./posix/extname": ["path/posix/extname", `export function extname(path: string | URL): string;`],
       "./join": ["path/join", `export function join(path?: string | URL, ...paths: string[]): string;`],
       "./posix/normalize": ["path/posix/normalize", `export function normalize(path: string | URL): string;`],
       "./resolve": ["path/resolve", `export function resolve(...paths: string[]): string;`],
@@ -105,7 +107,7 @@ const PACKAGES: Record<"http" | "path" | "assert", Package> = {
   },
 };
 
-/** The small modules that `http/file_server.js` imports and the npm package leaves out. */
+/** Small modules that `http/file_server.js` imports but the npm package lacks. */
 const MISSING: Record<string, string> = {
   "http/unstable_header.js": `export const HEADER = {
     AcceptRanges: "Accept-Ranges", AccessControlAllowHeaders: "Access-Control-Allow-Headers",
@@ -122,7 +124,7 @@ const MISSING: Record<string, string> = {
   "net/network_address.js": `export const getNetworkAddress = () => undefined;`,
 };
 
-/** Deno keeps a file whose name has over 30 characters under a hash of the name; shorter names stay themselves. */
+/** Deno stores a vendored file under a hash if its name is longer than 30 characters, so this name is shortened. */
 const LONG_NAME = "unstable_get_network_address.js";
 const SHORT_NAME = "network_address.js";
 
@@ -149,18 +151,18 @@ async function reachesJsr(): Promise<boolean> {
   }
 }
 
-/** Lets Deno itself bring the npm package, and returns the folder it lies in. */
+/** Installs the npm package with Deno and returns its folder. */
 async function installFromNpm(folder: string): Promise<string> {
   await Deno.writeTextFile(`${folder}/deno.json`, `{ "nodeModulesDir": "auto" }`);
   const args = ["install", "--quiet", `npm:${NPM_PACKAGE}`];
   const { success, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: folder }).output();
   if (!success) {
-    throw new Error(`neither jsr.io nor npm's ${NPM_PACKAGE} can be had: ${new TextDecoder().decode(stderr).trim()}`);
+    throw new Error(`can't download @std from jsr.io or npm: ${new TextDecoder().decode(stderr).trim()}`);
   }
   return `${folder}/node_modules/deno-std`;
 }
 
-/** The modules that `entry` needs, itself included, each with its text; keys are paths below `source`. */
+/** Returns the text of `entry` and of every module that it imports, by path below `source`. */
 async function collect(source: string, entry: string, files = new Map<string, string>()): Promise<Map<string, string>> {
   if (files.has(entry)) return files;
   const text = MISSING[entry] ?? await Deno.readTextFile(`${source}/${entry}`);
@@ -172,7 +174,7 @@ async function collect(source: string, entry: string, files = new Map<string, st
   return files;
 }
 
-/** Writes one package the way Deno does: the package's versions, the version's files and exports, the files. */
+/** Writes one package in the layout of Deno's vendor folder: its files, their manifest, and the list of versions. */
 async function vendorPackage(source: string, name: string, { version, exports }: Package): Promise<void> {
   const files = new Map<string, string>();
   for (const [file, types] of Object.values(exports)) {
@@ -195,7 +197,7 @@ async function vendorPackage(source: string, name: string, { version, exports }:
   const entries = Object.entries(exports).map(([key, [file]]) => [key, `./${file}.js`]);
   const about = { manifest, exports: Object.fromEntries(entries) };
   await Deno.writeTextFile(new URL(`${name}/${version}_meta.json`, vendor), JSON.stringify(about));
-  // Last, for it is what says that the package is there.
+  // Write this file last, because `isVendored` looks for it.
   await Deno.writeTextFile(
     new URL(`${name}/meta.json`, vendor),
     JSON.stringify({ scope: "std", name, latest: version, versions: { [version]: {} } }),
@@ -207,7 +209,7 @@ if (!await isVendored() && !await reachesJsr()) {
   try {
     const source = await installFromNpm(folder);
     for (const [name, about] of Object.entries(PACKAGES)) await vendorPackage(source, name, about);
-    console.error(`jsr.io can't be reached: the @std modules in vendor/ are those of npm's ${NPM_PACKAGE}.`);
+    console.error(`can't reach jsr.io: vendor/ contains the @std modules of npm's ${NPM_PACKAGE}`);
   } catch (error) {
     console.error(error instanceof Error ? error.message : error);
     Deno.exitCode = 1;
