@@ -54,6 +54,7 @@ import {
   type Options,
   parseRange,
   resolvePath,
+  type UrlPath,
   VERSION,
 } from "./server.ts";
 
@@ -541,10 +542,10 @@ Deno.test("isHidden() detects dotfiles anywhere in a path, except /.well-known",
       "/.well-knownx",
     ]
   ) {
-    assert(isHidden(path), path);
+    assert(isHidden(path as UrlPath), path);
   }
   for (const path of ["/", "/a.b", "/a./b", "/.well-known", "/.well-known/", "/.well-known/acme/x"]) {
-    assert(!isHidden(path), path);
+    assert(!isHidden(path as UrlPath), path);
   }
 });
 

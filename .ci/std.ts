@@ -130,15 +130,19 @@ const SHORT_NAME = "network_address.js";
 
 const vendor = new URL("../vendor/jsr.io/@std/", import.meta.url);
 
+/** Reports whether the vendor folder has every module that the project imports now. */
 async function isVendored(): Promise<boolean> {
-  for (const name of Object.keys(PACKAGES)) {
-    try {
-      await Deno.stat(new URL(`${name}/meta.json`, vendor));
-    } catch {
-      return false;
+  try {
+    for (const [name, { version, exports }] of Object.entries(PACKAGES)) {
+      const { latest } = JSON.parse(await Deno.readTextFile(new URL(`${name}/meta.json`, vendor)));
+      if (latest !== version) continue; // laid by Deno itself, from jsr.io
+      const about = JSON.parse(await Deno.readTextFile(new URL(`${name}/${version}_meta.json`, vendor)));
+      if (!Object.keys(exports).every((key) => Object.hasOwn(about.exports, key))) return false;
     }
+    return true;
+  } catch {
+    return false;
   }
-  return true;
 }
 
 async function reachesJsr(): Promise<boolean> {
