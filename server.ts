@@ -4,9 +4,9 @@
  *     deno run --allow-net --allow-read server.ts
  *     deno compile --allow-net --allow-read --include www --output http-server server.ts
  *
- * The file has one section per concern, in the order in which a request needs them:
+ * The file has one section per concern, roughly in the order in which a request needs them:
  *
- * 1. Handler: `createHandler` wires the sections together; `handle`, `respond` and `select` are the way of a request.
+ * 1. Handler: `createHandler` wires the sections together; every request passes `handle`, `respond` and `select`.
  * 2. Target: `parseTarget` turns the URL of a request into a host, a path and a query.
  * 3. Files: `look` finds the entry for a path, `open` opens it. Nothing else accesses the disk.
  * 4. Encodings: `select` returns the representation of a file in the best encoding that the client accepts.
@@ -71,11 +71,11 @@ export interface Options {
    * under it. Other names get a 403: any web page could point its own name to 127.0.0.1 (DNS rebinding). @default {[]}
    */
   allowHosts: string[];
-  /** Whether pages reload in the browser when a file under the root changes. @default {false} */
+  /** Whether pages reload in the browser when a file that was requested changes. @default {false} */
   live: boolean;
-  /** Globs of names or paths that must not trigger a reload; `node_modules` and dotfiles never do. @default {[]} */
+  /** Globs of names or paths that must not trigger a reload. @default {[]} */
   ignore: string[];
-  /** Called with a line of text for each reload, without a line break. @default {undefined} */
+  /** Called with a line of text for each change that pages are told of, without a line break. @default {undefined} */
   onReload?: (line: string) => void;
   /** Stops live reload. Abort it before `server.shutdown()`, which waits for open event streams. @default {undefined} */
   signal?: AbortSignal;
@@ -119,30 +119,31 @@ const APP_PAGES = ["/200.html", `/${INDEX}`] as UrlPath[]; // the page of a sing
 const NOT_FOUND_PAGE = "404.html";
 
 /**
- * Returns the handler that serves `options.root`. Throws NotFound if the root does not exist, an Error if it can't be
- * watched (with `live`), and a TypeError if `auth`, `headers` or `maxAge` is invalid.
+ * Returns the handler that serves `options.root`. Throws NotFound if the root does not exist, and a
+ * TypeError if `auth`, `headers` or `maxAge` is invalid.
  */
 export function createHandler(options: Partial<Options> = {}): Handler {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   const settings: Options = { ...DEFAULTS, ...Object.fromEntries(given) };
   const { listing, spa, log, now } = settings;
   const base = settings.base = normalizeBase(settings.base);
-  const allowHosts = settings.allowHosts.map((host) => host.toLowerCase());
+  const allowHosts = settings.allowHosts.map(normalizeHost);
   if (settings.live) settings.maxAge = 0;
   const files = new Files(settings);
   const responses = new Responses(settings);
-  const isEncoded = settings.headers.some(([name]) => name.toLowerCase() === "content-encoding"); // by the user
+  const userSetsEncoding = settings.headers.some(([name]) => name.toLowerCase() === "content-encoding");
   // Live reload inserts its script into uncompressed HTML.
-  const isEncodable = (type: string) => settings.compress && !isEncoded && !(settings.live && isHtmlType(type));
+  const isEncodable = (type: string) => settings.compress && !userSetsEncoding && !(settings.live && isHtmlType(type));
   const encodings = new Encodings(files, responses, isEncodable, settings);
   const listings = new Listings(files, encodings);
   const isAuthorized = settings.auth === undefined ? () => true : createPasswordCheck(settings.auth);
-  const live = settings.live ? new LiveReload(files, responses, settings) : undefined; // last: starts a watcher
+  const live = settings.live ? new LiveReload(files, encodings, responses, settings) : undefined;
   return handle;
 
   async function handle(request: Request, info?: Info): Promise<Response> {
     const start = log === undefined ? 0 : now();
     const target = parseTarget(request, base);
+    const version = isNavigation(request) ? await live?.pageVersion() : undefined; // before the page is read
     let response;
     try {
       response = await respond(request, target, info);
@@ -150,6 +151,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       response = responses.fail(request, statusOf(error));
       if (response.status >= 500) logError(`${request.method} ${displayTarget(target)}: ${errorMessage(error)}`);
     }
+    if (version !== undefined) response = await live!.insertScript(response, version);
     if (log !== undefined && !live?.isOwn(target.path)) log(logLine(request, info, target, response, start, now()));
     return request.method === "HEAD" ? withoutBody(response) : response;
   }
@@ -167,31 +169,44 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (path === undefined) {
       return target.decodedPath === base ? responses.redirect("/", query) : responses.failOutsideBase(request);
     }
-    const version = live?.version; // taken before the page is read, so that a later change triggers a reload
-    const own = live?.respond(path, query);
-    if (own !== undefined) return own;
+    const liveResponse = live?.respond(path, query);
+    if (liveResponse !== undefined) return liveResponse;
     const selected = await select(request, path, query);
     if (selected instanceof Response) return selected;
-    const page = await live?.addScript(request, selected, version!) ?? selected;
-    return await send(request, page, { files, encodings, responses }, info);
+    live?.recordTag(selected);
+    const unconditional = live?.unconditional(request, selected);
+    return await send(unconditional ?? request, selected, { files, encodings, responses }, info);
+  }
+
+  /** Looks a path up and records it for live reload. */
+  function look(path: UrlPath): Entry | undefined {
+    let entry: Entry | undefined;
+    try {
+      return entry = files.look(path);
+    } finally {
+      live?.record(path, entry);
+    }
   }
 
   /** Returns the representation for a path, or a finished response if there is none. */
   async function select(request: Request, path: UrlPath, query: string): Promise<Representation | Response> {
     const isFolderPath = path.endsWith("/");
-    const file = files.look(isFolderPath ? append(path, INDEX) : path);
+    const file = look(isFolderPath ? append(path, INDEX) : path);
     if (file?.isFile) return await encodings.select(file, request.headers);
-    const page = isFolderPath ? undefined : files.look(append(path, ".html"));
+    const page = isFolderPath ? undefined : look(append(path, ".html"));
     if (page?.isFile) return await encodings.select(page, request.headers);
-    const entry = isFolderPath ? files.look(path) : file;
+    const entry = isFolderPath ? look(path) : file;
     if (entry?.isFile) return responses.redirect(entry.path, query); // a file has no trailing slash
 
     // In a single-page app, a folder without an index.html is one of the app's paths.
-    const isFolder = entry !== undefined && (!spa || !isFolderPath && files.look(append(path, `/${INDEX}`))?.isFile);
+    const isFolder = entry !== undefined && (!spa || !isFolderPath && look(append(path, `/${INDEX}`))?.isFile);
     if (isFolder && !isFolderPath) return responses.redirect(append(path, "/"), query); // for relative links in its page
-    if (isFolder && listing) return await listings.render(entry, request, query);
+    if (isFolder && listing) {
+      live?.record(path, entry, true);
+      return await listings.render(entry, request, query);
+    }
     if (spa && isAppRoute(request, path)) {
-      const app = APP_PAGES.map((page) => files.look(page)).find((entry) => entry?.isFile);
+      const app = APP_PAGES.map((page) => look(page)).find((entry) => entry?.isFile);
       if (app !== undefined) return await encodings.select(app, request.headers);
     }
     return await selectNotFound(request, path);
@@ -200,10 +215,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   /** Returns the `404.html` nearest to the path, from its folder up to the root, or a plain-text 404. */
   async function selectNotFound(request: Request, path: UrlPath): Promise<Representation | Response> {
     for (let folder: UrlPath | undefined = files.deepestFolder(path); folder; folder = parentOf(folder)) {
-      const entry = files.look(append(folder, NOT_FOUND_PAGE));
-      if (!entry?.isFile) continue;
       try {
-        return await (await encodings.select(entry, request.headers)).withStatus(404);
+        const entry = look(append(folder, NOT_FOUND_PAGE));
+        if (entry?.isFile) return await (await encodings.select(entry, request.headers)).withStatus(404);
       } catch (error) {
         if (statusOf(error) >= 500) throw error; // an unreadable 404.html counts as missing
       }
@@ -226,26 +240,26 @@ interface Target {
   query: string; // as the client sent it, with the question mark; "" if there is none
   decodedPath?: UrlPath; // decoded and normalized; undefined if it is malformed
   path?: UrlPath; // the part of it below the base; undefined if it is malformed or outside the base
-  foreignHosts: string[]; // the hosts in `Host` and in the URL that may be another site's name
+  foreignHosts: string[]; // hosts that other sites could have: names other than localhost
 }
 
 /** Authority, path and query of the URL of a request; Deno concatenates scheme, authority and path without validation. */
 const URL_PARTS = /^[^:/?#]+:\/\/([^/?#]*)([^?#]*)(\?[^#]*)?/;
 
 /** `uri-host [ ":" port ]` (RFC 9110, 7.2; RFC 3986, 3.2.2). */
-const HOST = /^(?:\[[\da-f:.%]+\]|[\w.~!$&'()*+,;=%-]*)(?::\d*)?$/i;
+const HOST = /^(?:\[[\da-f:.%]+\]|[\w.~!$&'()*+,;=%-]+)(?::\d*)?$/i;
 
-/** Hosts that can't be another site's name: IP addresses, and the names of this machine (RFC 6761, 6.3). */
-const LOCAL_HOST = /^(?:\[[\da-f:.%]+\]|[\d.]+|(?:[\w-]+\.)*localhost\.?)(?::\d*)?$/i;
+/** Hosts that no other site can have: IP addresses, and localhost (RFC 6761, 6.3). */
+const IP_OR_LOCALHOST = /^(?:\[[\da-f:.%]+\]|[\d.]+|(?:[\w-]+\.)*localhost\.?)(?::\d*)?$/i;
 
 /** An address that only this machine has. */
 const LOOPBACK_ADDRESS = /^(?:127\.|::1$|::ffff:127\.)/;
 
-/** Parses the target of a request. The authority counts wherever it is: in `Host`, in the target, or in `:authority`. */
+/** Parses the target of a request. Collects the hosts of `Host`, of an absolute target, and of `:authority`. */
 function parseTarget({ url, headers }: Request, base: string): Target {
   const [, authority = "", rawPath = "", query = ""] = URL_PARTS.exec(url) ?? [];
   const host = headers.get("host") ?? authority;
-  const foreignHosts = (host === authority ? [host] : [host, authority]).filter((host) => !LOCAL_HOST.test(host));
+  const foreignHosts = (host === authority ? [host] : [host, authority]).filter((host) => !IP_OR_LOCALHOST.test(host));
   const decodedPath = resolvePath(rawPath);
   const isInBase = base === "" || decodedPath?.startsWith(`${base}/`);
   const path = isInBase ? decodedPath?.slice(base.length) as UrlPath | undefined : undefined;
@@ -255,34 +269,43 @@ function parseTarget({ url, headers }: Request, base: string): Target {
 /** Returns the host that a client on this machine may not use, if there is one. Allows `example.com` for `.example.com`. */
 function findRefusedHost({ foreignHosts }: Target, info: Info | undefined, allowHosts: string[]): string | undefined {
   if (!isLoopbackClient(info)) return undefined;
-  return foreignHosts.map((host) => host.toLowerCase().replace(/\.?(?::\d*)?$/, "")).find((host) =>
+  return foreignHosts.map(normalizeHost).find((host) =>
     !allowHosts.some((allowed) => allowed.startsWith(".") ? `.${host}`.endsWith(allowed) : host === allowed)
   );
+}
+
+function normalizeHost(host: string): string {
+  return host.toLowerCase().replace(/\.?(?::\d*)?$/, ""); // without the root dot and the port
 }
 
 function isLoopbackClient(info?: Info): boolean {
   return LOOPBACK_ADDRESS.test((info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "");
 }
 
-/** Normalizes a base to the path in front of the root's paths: "" or "/docs". */
+/** Returns a base without its trailing slash: "" or "/docs". */
 function normalizeBase(base: string): string {
   return normalize(`/${decode(base) ?? base}/`).slice(0, -1);
 }
 
-/**
- * Reports whether the page of a single-page app should handle a path: its last segment has no dot, or the request is a
- * navigation (Fetch Metadata, 2.3). Browsers without Fetch Metadata, and those on plain HTTP, accept HTML in navigations.
- */
-function isAppRoute({ headers }: Request, path: UrlPath): boolean {
+/** Reports whether the page of a single-page app handles a path: it is no asset, or the request is a navigation. */
+function isAppRoute(request: Request, path: UrlPath): boolean {
   if (isHidden(path)) return false;
-  if (!/\.[^/]*\/?$/.test(path)) return true;
+  return !/\.[^/]*\/?$/.test(path) || isNavigation(request) || request.headers.has(LIVE_CHECK_HEADER);
+}
+
+/**
+ * Reports whether a browser goes to the URL, and does not fetch it for a page (Fetch Metadata, 2.3). Browsers send no Fetch
+ * Metadata over plain HTTP to another machine, but accept HTML in navigations.
+ */
+function isNavigation({ headers }: Request): boolean {
   const mode = headers.get("sec-fetch-mode");
-  return mode === null ? /\btext\/html\b/i.test(headers.get("accept") ?? "") : mode === "navigate";
+  if (mode !== null) return mode === "navigate";
+  return /\btext\/html\b/i.test(headers.get("accept") ?? "") && !headers.has("x-requested-with");
 }
 
 /** Decodes and normalizes a path. Returns undefined for a malformed escape, invalid UTF-8, NUL or a backslash. */
 export function resolvePath(rawPath: string): UrlPath | undefined {
-  if (/^(?!.*(?:[%\\\0]|\/[./]))\//s.test(rawPath)) return rawPath as UrlPath; // nothing to decode or normalize
+  if (/^(?!.*(?:[%\\\0]|\/[./]))\//s.test(rawPath)) return rawPath as UrlPath; // no escape, backslash, NUL, `//` or dot segment
   const path = decode(rawPath);
   if (path === undefined || /[\0\\]/.test(path)) return undefined; // a backslash is a separator on Windows
   const normalized = normalize(`/${path}`);
@@ -348,9 +371,9 @@ interface Place {
  */
 interface Entry extends Version, Place {
   readonly isFile: boolean;
-  readonly isDated: boolean; // whether mtime may be sent as Last-Modified (RFC 9110, 8.8.2.1)
-  readonly isSettled: boolean; // false: so new that another change might leave the same version; never cached
-  readonly made: Map<Encoding, Made>;
+  readonly hasUsableDate: boolean; // whether mtime may be sent as Last-Modified (RFC 9110, 8.8.2.1)
+  readonly isSettled: boolean; // false while the last change is so recent that another could leave the same version
+  readonly representations: Map<Encoding, CachedRepresentation>;
   resolvedAt: number; // when `realPath` was last checked
   readonly missingUntil: Map<Encoding, number>; // when to look again for a precompressed file that is missing
 }
@@ -408,11 +431,13 @@ class Files {
   #find(path: UrlPath): Entry | undefined {
     const file = this.root + path as DiskPath; // the path is normalized, and Windows accepts slashes
     if (this.#isMissing(path)) return undefined;
-    // A deployment may switch a root that is a link: resolve it once, so that this lookup stays in one release.
-    const realRoot = this.#resolve(this.root);
-    const realPath = this.#resolve(realRoot + path as DiskPath);
+    // A deployment may switch a root that is a link: resolve it once, so that a switch can't mix two targets.
+    const realRoot = Deno.realPathSync(this.root) as DiskPath;
+    if (realRoot !== this.root) checkPermission(realRoot);
+    const realPath = Deno.realPathSync(realRoot + path) as DiskPath;
     const isOutside = !isInside(realRoot, realPath);
     if (isOutside && !this.#options.symlinks) return undefined;
+    if (isOutside) checkPermission(realPath);
     // On Windows, `GIT~1` may be another name of `.git`.
     const isAlias = !isOutside && path.includes("~") && isHidden(toUrlPath(realPath, realRoot));
     if (isAlias && !this.#options.dotfiles) return undefined;
@@ -422,21 +447,14 @@ class Files {
     return this.#describe({ path, file, realPath, isTopLevel: dirname(realPath) === realRoot }, info);
   }
 
-  /** Resolves all links in a path. Throws NotCapable instead of prompting for permission to read the target. */
-  #resolve(file: DiskPath): DiskPath {
-    const real = Deno.realPathSync(file) as DiskPath;
-    if (real === file || Deno.permissions.querySync({ name: "read", path: real }).state === "granted") return real;
-    throw new Deno.errors.NotCapable("the target of a link may not be read");
-  }
-
   #describe({ path, file, realPath, isTopLevel }: Place, info: Deno.FileInfo): Entry {
     const version = versionOf(info);
     const time = this.#options.now();
-    const isDated = version.mtime > 0 && version.mtime <= time; // a date in the future is meaningless
+    const hasUsableDate = version.mtime > 0 && version.mtime <= time; // a date in the future is meaningless
     return {
-      ...{ path, file, realPath, isTopLevel, ...version, isFile: info.isFile, isDated },
-      isSettled: time - Math.max(version.ctime, isDated ? version.mtime : 0) > SETTLING_TIME,
-      made: new Map(),
+      ...{ path, file, realPath, isTopLevel, ...version, isFile: info.isFile, hasUsableDate },
+      isSettled: time - Math.max(version.ctime, hasUsableDate ? version.mtime : 0) > SETTLING_TIME,
+      representations: new Map(),
       resolvedAt: 0,
       missingUntil: new Map(),
     };
@@ -464,7 +482,7 @@ class Files {
     }
   }
 
-  /** Reports whether a path is certainly missing; a NotFound error would cost five times the rest of a 404. */
+  /** Reports whether a path is certainly missing; to throw NotFound takes longer than all the rest of a 404. */
   #isMissing(path: UrlPath): boolean {
     if (this.#exists(path)) return false;
     // `exists` is also false without permission: trust it only if everybody may search the folder.
@@ -552,7 +570,7 @@ class Files {
     const size = filled < bytes.length ? filled : entry.size;
     // Some file systems report a new inode number every time.
     const isSettled = entry.isSettled && isSameVersion({ ...version, inode: entry.inode }, entry);
-    return { entry: { ...entry, size, isSettled, made: new Map() }, bytes: bytes.subarray(0, filled) };
+    return { entry: { ...entry, size, isSettled, representations: new Map() }, bytes: bytes.subarray(0, filled) };
   }
 
   /** Opens a whole file by `serveDir`, whose body Deno sends without JavaScript. Returns undefined if the file changed. */
@@ -568,8 +586,10 @@ class Files {
     const extension = extname(path).toLowerCase();
     let type = this.#types.get(extension);
     if (type === undefined) {
-      type = (await this.#serveDir("HEAD", file)).headers.get("content-type");
-      if (type !== null || extension === "") this.#types.set(extension, type);
+      const { ok, headers } = await this.#serveDir("HEAD", file);
+      if (!ok) throw new Deno.errors.NotFound("the file was deleted");
+      type = headers.get("content-type");
+      this.#types.set(extension, type);
     }
     const sniffed = start.subarray(0, SNIFFED_SIZE);
     if (extension === "" && isHtmlStart(sniffed)) type = "text/html; charset=UTF-8";
@@ -608,10 +628,28 @@ class Files {
     }
   }
 
+  /** Returns the names in a folder that a listing shows, as one string. */
+  visibleNames(folder: Entry): string {
+    const names = [...Deno.readDirSync(folder.realPath)].map(({ name }) => name);
+    return names.filter((name) => this.#options.dotfiles || !name.startsWith(".")).sort().join("\n");
+  }
+
+  /** Reports whether a path has a version, or is missing if that is undefined, without blocking other requests. */
+  async hasVersion(path: UrlPath, version?: Version): Promise<boolean> {
+    const info = await Deno.stat(this.root + path).catch(() => undefined);
+    return info === undefined || version === undefined ? info === version : isSameVersion(versionOf(info), version);
+  }
+
   /** Counts bytes that were made from an entry, as long as the entry is cached. */
   addSize(entry: Entry, bytes: number): void {
     this.#entries.grow(entry.path, entry, bytes);
   }
+}
+
+/** Throws NotCapable if Deno would ask on the terminal whether a path may be read, while every client waits. */
+function checkPermission(path: DiskPath): void {
+  const { state } = Deno.permissions.querySync({ name: "read", path });
+  if (state !== "granted") throw new Deno.errors.NotCapable("the target of a link may not be read");
 }
 
 /** Reports whether the root is inside a compiled program, whose files never change and can't be asked for their state. */
@@ -661,10 +699,15 @@ function isHtmlStart(start: Bytes): boolean {
 
 /** Reports whether HTML declares a charset other than UTF-8 (HTML standard, 13.2.3.2), or is UTF-16 by its byte order mark. */
 function hasOtherCharset(start: Bytes): boolean {
-  if (start[0] === 0xfe && start[1] === 0xff || start[0] === 0xff && start[1] === 0xfe) return true;
+  if (isUtf16(start)) return true;
   const text = new TextDecoder("latin1").decode(start).replace(/<!--.*?(?:-->|$)/gs, "");
   const [, charset] = /<meta\s[^>]*?charset\s*=\s*["']?\s*([\w-]+)/i.exec(text) ?? [];
   return charset !== undefined && !/^utf-?8$/i.test(charset);
+}
+
+/** Reports whether text starts with the byte order mark of UTF-16. */
+function isUtf16([first, second]: Bytes): boolean {
+  return first === 0xfe && second === 0xff || first === 0xff && second === 0xfe;
 }
 
 function isHtmlType(type: string | null): boolean {
@@ -778,9 +821,9 @@ interface Origin {
 }
 
 /** A representation that was made from an entry, or the promise of it. */
-type Made = { precompressed?: Entry; representation: Representation | Promise<Representation> };
+type CachedRepresentation = { precompressed?: Entry; representation: Representation | Promise<Representation> };
 
-/** A body and its headers (RFC 9110, 3.2). It keeps complete responses: to clone one is ten times faster than a new one. */
+/** A body and its headers (RFC 9110, 3.2). It keeps complete responses: to clone a response is ten times faster than to create one. */
 class Representation {
   readonly headers: Headers; // of the full response; copy them before you change one
   readonly isOnDisk: boolean; // whether the body has to be read from the file of `origin.entry`
@@ -897,17 +940,18 @@ class Encodings {
 
   /** Returns what was made from an entry in an encoding, and makes it if necessary. Simultaneous requests share it. */
   #share(entry: Entry, encoding: Encoding, precompressed: Entry | undefined, make: () => Promise<Representation>) {
-    const made = entry.made.get(encoding);
+    const made = entry.representations.get(encoding);
     if (made !== undefined && made.precompressed === precompressed) return made.representation;
     const promise = make();
-    entry.made.set(encoding, { precompressed, representation: promise });
+    entry.representations.set(encoding, { precompressed, representation: promise });
     const settle = (representation?: Representation) => {
-      if (entry.made.get(encoding)?.representation !== promise) return;
-      entry.made.delete(encoding);
+      if (entry.representations.get(encoding)?.representation !== promise) return;
+      entry.representations.delete(encoding);
       // Keep only what was made from this version of the file: it may have changed before it was read.
       if (representation?.origin.entry !== (precompressed ?? entry)) return;
-      entry.made.set(encoding, { precompressed, representation });
-      const isCounted = representation === entry.made.get("identity")?.representation && encoding !== "identity";
+      entry.representations.set(encoding, { precompressed, representation });
+      const isCounted = representation === entry.representations.get("identity")?.representation &&
+        encoding !== "identity";
       const bodySize = representation.isOnDisk ? 0 : Number(representation.headers.get("content-length"));
       if (!isCounted) this.files.addSize(entry, REPRESENTATION_SIZE + bodySize);
     };
@@ -915,14 +959,14 @@ class Encodings {
     return promise;
   }
 
-  async #load(entry: Entry, form?: Form): Promise<Representation> {
+  async #load(entry: Entry, form?: Precompressed): Promise<Representation> {
     const opened = await this.files.open(entry);
     using _ = opened.file; // closes it
     return await this.#describe(opened, form);
   }
 
   /** Makes the representation of an open file, with its body in memory unless the file is large. */
-  async #describe(opened: Opened, form?: Form): Promise<Representation> {
+  async #describe(opened: Opened, form?: Precompressed): Promise<Representation> {
     const isLarge = opened.entry.size > READ_SIZE;
     const { entry, bytes } = await this.files.read(opened, isLarge ? SNIFFED_SIZE : READ_SIZE);
     const type = form?.type ?? await this.files.typeOf(entry, bytes);
@@ -958,7 +1002,7 @@ class Encodings {
     return new Representation(origin, headers, compressed);
   }
 
-  /** Yields to the event loop, because compression blocks this thread; callers resume one per turn. */
+  /** Yields to the event loop, because compression blocks this thread. Waiting callers continue one after another. */
   async #yield(): Promise<void> {
     await (this.#lastYield = this.#lastYield.then(() => delay(0)));
     this.#compressedSize = 0;
@@ -983,11 +1027,11 @@ class Encodings {
 }
 
 /** Encoding and type of a precompressed file. */
-type Form = { encoding: Encoding; type: string };
+type Precompressed = { encoding: Encoding; type: string };
 
 /**
- * Reports whether a request may get an encoded response. Ranges and `If-Match` refer to the unencoded bytes. But the part
- * that a client has may be encoded if it knows only its date (`If-Range`; RFC 9110, 13.1.5).
+ * Reports whether a request may get an encoded response. Ranges and `If-Match` refer to the unencoded bytes. With a
+ * date in `If-Range`, the client may have a part of an encoded body, so the encoding is negotiated as usual.
  */
 function isEncodedFor(request: Headers): boolean {
   if (request.has("if-match")) return false;
@@ -1017,9 +1061,9 @@ export function acceptedEncodings(header: string): Encoding[] {
 // Conditions --------------------------------------------------------------------------------------------------------
 
 /** Sets ETag and Last-Modified (RFC 9110, 8.8). A file that may still change unnoticed gets only a tag of its bytes. */
-function setValidators(headers: Headers, { size, mtime, ctime, isSettled, isDated }: Entry, bytes?: Bytes): void {
+function setValidators(headers: Headers, { size, mtime, ctime, isSettled, hasUsableDate }: Entry, bytes?: Bytes): void {
   if (bytes !== undefined || isSettled) headers.set("etag", strongTag(bytes ?? `${size} ${mtime} ${ctime}`));
-  if (isSettled && isDated) headers.set("last-modified", new Date(mtime).toUTCString());
+  if (isSettled && hasUsableDate) headers.set("last-modified", new Date(mtime).toUTCString());
 }
 
 /** Returns a strong tag. `eTag` of std takes ten times longer, because Web Crypto hashes in another thread. */
@@ -1036,9 +1080,9 @@ function selectPart({ method, headers }: Request, { origin, headers: validators,
   if (outcome !== 200) return outcome;
   if (!isRange || origin.size === undefined) return undefined;
   const ifRange = headers.get("if-range"); // 13.1.5: the current strong tag, or the exact date
-  const isSameVersion = ifRange === null || ifRange === validators.get("etag") && !ifRange.startsWith("W/") ||
+  const isCurrentPart = ifRange === null || ifRange === validators.get("etag") && !ifRange.startsWith("W/") ||
     parseDate(ifRange) === parseDate(validators.get("last-modified"));
-  return isSameVersion ? parseRange(headers.get("range"), origin.size) : undefined;
+  return isCurrentPart ? parseRange(headers.get("range"), origin.size) : undefined;
 }
 
 /** An HTTP-date in any of its three forms (RFC 9110, 5.6.7); `Date.parse` is laxer. */
@@ -1118,7 +1162,14 @@ class Listings {
   render(folder: Entry, request: Request, query: string): Promise<Representation> {
     const view = parseView(query);
     const isJson = accepts(request, "text/html", "application/json") === "application/json";
-    const key = JSON.stringify([folder.path, view, isJson, request.headers.get("accept-encoding")]);
+    const key = JSON.stringify([
+      folder.path,
+      folder.mtime,
+      folder.ctime,
+      view,
+      isJson,
+      request.headers.get("accept-encoding"),
+    ]);
     const known = this.#inProgress.get(key);
     if (known !== undefined) return known;
     const promise = this.#render(folder, view, isJson, request.headers).finally(() => this.#inProgress.delete(key));
@@ -1128,14 +1179,15 @@ class Listings {
 
   async #render(folder: Entry, view: View, isJson: boolean, request: Headers): Promise<Representation> {
     const filter = normalizeForSearch(view.filter);
+    const compare = compareBy(view);
     const entries: ListedEntry[] = [];
     for await (const batch of this.files.list(folder, BATCH)) {
       const matching = batch.filter(({ name }) => filter === "" || normalizeForSearch(name).includes(filter));
       const rows = matching.map((name) => this.files.statEntry(folder, name));
-      entries.push(...rows.filter((row) => row !== undefined));
+      entries.push(...rows.filter((row) => row !== undefined).sort(compare)); // sorted parts speed up the final sort
       if (batch.length === BATCH) await delay(0);
     }
-    entries.sort(compareBy(view));
+    entries.sort(compare);
     const names = [basename(this.files.root) || "/", ...folder.path.split("/").filter(Boolean)];
     const text = isJson ? renderJson(entries) : renderPage(entries, names, view);
     const type = `${isJson ? "application/json" : "text/html"}; charset=UTF-8`;
@@ -1220,9 +1272,8 @@ function renderPage(entries: ListedEntry[], names: string[], view: View): string
   const otherView = linkTo({ ...view, isGrid: !isGrid }, isGrid ? "List" : "Pictures");
   return `${pageHead(escapeHtml(names.at(-1)!), PAGE_STYLE)}<h1>${crumbs.join(" / ")}</h1>
 <form><input type="search" name="q" value="${escapeHtml(filter)}" placeholder="Filter" aria-label="Filter by name">
-<input type="hidden" name="sort" value="${sort}"><input type="hidden" name="order" value="${order}">${
-    isGrid || hasPictures ? otherView : ""
-  }</form>
+<input type="hidden" name="sort" value="${sort}"><input type="hidden" name="order" value="${order}">
+${isGrid ? '<input type="hidden" name="view" value="grid">' : ""}${isGrid || hasPictures ? otherView : ""}</form>
 ${isGrid ? "<ul>" : `<table><tr>${columns.join("")}`}
 ${entries.map(isGrid ? renderPicture : renderRow).join("")}${isGrid ? "</ul>" : "</table>"}
 <p>${entries.length - files.length} folders, ${files.length} files, ${size}</p>
@@ -1240,8 +1291,8 @@ function renderRow({ name, isFile, size, mtime }: ListedEntry): string {
   return `${link}${isFile ? `<td title="${exact} bytes">${formatSize(size)}` : "<td>"}<td>${formatTime(mtime)}\n`;
 }
 
-function renderPicture({ name }: ListedEntry): string {
-  if (!PICTURE.test(name)) return "";
+function renderPicture({ name, isFile }: ListedEntry): string {
+  if (!isFile || !PICTURE.test(name)) return "";
   const url = relativeUrl(name);
   return `<li><a href="${url}"><img loading="lazy" src="${url}" alt=""><bdi>${escapeHtml(name)}</bdi></a>\n`;
 }
@@ -1254,7 +1305,7 @@ function relativeUrl(name: string): string {
 /** Formats a time as local date and time, or "" if no calendar has it. */
 function formatTime(time: number): string {
   const local = new Date(time - new Date(time).getTimezoneOffset() * 60_000); // its UTC fields are the local time
-  const isInCalendar = local.getUTCFullYear() >= 0 && local.getUTCFullYear() <= 9999; // false for NaN
+  const isInCalendar = time !== 0 && local.getUTCFullYear() >= 0 && local.getUTCFullYear() <= 9999; // false for NaN
   return isInCalendar ? local.toISOString().slice(0, 16).replace("T", " ") : "";
 }
 
@@ -1288,7 +1339,7 @@ class Responses {
 
   /** Adds the headers of every response. The user's own headers come last and win. Idempotent. */
   addCommonHeaders(headers: Headers, maxAge = 0): void {
-    const { cors, headers: own } = this.options;
+    const { cors, headers: userHeaders } = this.options;
     headers.set("x-content-type-options", "nosniff");
     // `no-cache` means that browsers may store a response, but must revalidate it.
     if (!headers.has("cache-control")) headers.set("cache-control", maxAge > 0 ? `max-age=${maxAge}` : "no-cache");
@@ -1296,8 +1347,8 @@ class Responses {
       headers.set("access-control-allow-origin", "*");
       headers.set("access-control-expose-headers", "*");
     }
-    for (const [name] of own) headers.delete(name);
-    for (const [name, value] of own) headers.append(name, value);
+    for (const [name] of userHeaders) headers.delete(name);
+    for (const [name, value] of userHeaders) headers.append(name, value);
   }
 
   /** Builds a response that is not made from a file. */
@@ -1309,7 +1360,7 @@ class Responses {
 
   /** Builds an error response: a page for clients that prefer HTML, otherwise text. */
   fail(request: Request, status: StatusCode, headers?: Record<string, string>, explanation?: Explanation): Response {
-    const isPage = status !== 416 && accepts(request, "text/plain", "text/html") === "text/html"; // players show no page
+    const isPage = status !== 416 && accepts(request, "text/plain", "text/html") === "text/html"; // media players get text
     const type = isPage ? "text/html" : "text/plain";
     const title = `${status} ${STATUS_TEXT[status]}`;
     const { text = "", html = escapeHtml(text) } = explanation ?? {};
@@ -1317,8 +1368,8 @@ class Responses {
       ? `${pageHead(title, "body { text-align: center }")}<h1>${title}</h1>\n${html && `<p>${html}</p>\n`}`
       : `${title}\n${text && `${text}\n`}`;
     const length = `${new TextEncoder().encode(body).length}`;
-    const own = { "content-type": `${type}; charset=UTF-8`, "content-length": length, "vary": "Accept" };
-    return this.build(body, { ...own, ...headers }, status);
+    const defaults = { "content-type": `${type}; charset=UTF-8`, "content-length": length, "vary": "Accept" };
+    return this.build(body, { ...defaults, ...headers }, status);
   }
 
   /** Builds the 403 for a host that clients on this machine may not use. */
@@ -1377,17 +1428,17 @@ function problemWithHeader(name: string, value: string): string | undefined {
   return undefined;
 }
 
-/** Sections that {@linkcode send} needs. */
-type Sections = { files: Files; encodings: Encodings; responses: Responses };
+/** What {@linkcode send} needs to build a response. */
+type Services = { files: Files; encodings: Encodings; responses: Responses };
 
 /** Builds the response to a request for a representation: the full one, a range, 304, 412 or 416. */
-async function send(request: Request, representation: Representation, sections: Sections, info?: Info) {
-  const { responses } = sections;
+async function send(request: Request, representation: Representation, services: Services, info?: Info) {
+  const { responses } = services;
   const part = selectPart(request, representation);
   if (part === 304) return representation.notModified(responses);
   if (part === 412) return responses.fail(request, 412);
   if (part === 416) return responses.fail(request, 416, { "content-range": `bytes */${representation.origin.size}` });
-  if (representation.isOnDisk) return await sendFromDisk(request, representation, part, sections, info);
+  if (representation.isOnDisk) return await sendFromDisk(request, representation, part, services, info);
   return part === undefined ? representation.full() : await representation.range(part);
 }
 
@@ -1396,7 +1447,7 @@ async function sendFromDisk(
   request: Request,
   representation: Representation,
   range: ByteRange | undefined,
-  sections: Sections,
+  services: Services,
   info?: Info,
 ): Promise<Response> {
   const { status, headers, origin } = representation;
@@ -1404,19 +1455,19 @@ async function sendFromDisk(
   if (request.method === "HEAD") return new Response(new Blob().stream(), { status, headers });
   // HTTP/1 under Deno.serve cuts the body to Content-Length if the file grows; HTTP/2 and other servers may fail.
   const isExact = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
-  const whole = range === undefined ? await sections.files.serve(entry) : undefined;
+  const whole = range === undefined ? await services.files.serve(entry) : undefined;
   if (whole !== undefined) return bodyResponse(representation, whole, range, isExact);
-  const { file, entry: current } = await sections.files.open(entry);
+  const { file, entry: current } = await services.files.open(entry);
   if (current === entry) return bodyResponse(representation, openAt(file, range), range, isExact);
   // The file changed since it was looked up: decide again, about the version that is open.
-  const newer = await sections.encodings.reload(representation, { file, entry: current }).catch((error) => {
+  const newer = await services.encodings.reload(representation, { file, entry: current }).catch((error) => {
     file.close();
     throw error;
   });
   const part = selectPart(request, newer);
   if (newer.isOnDisk && typeof part !== "number") return bodyResponse(newer, openAt(file, part), part, isExact);
   file.close();
-  return await send(request, newer, sections, info);
+  return await send(request, newer, services, info);
 }
 
 /** Returns the bytes of an open file from the start of a range; the stream closes the file. */
@@ -1425,7 +1476,12 @@ function openAt(file: Deno.FsFile, range?: ByteRange): ReadableStream<Bytes> {
   return file.readable;
 }
 
-function bodyResponse(representation: Representation, body: ReadableStream<Bytes>, range?: ByteRange, isExact = true) {
+function bodyResponse(
+  representation: Representation,
+  body: ReadableStream<Bytes>,
+  range: ByteRange | undefined,
+  isExact: boolean,
+) {
   const { origin, status, headers } = representation;
   if (range !== undefined) {
     const exact = isExact ? body.pipeThrough(exactly(range.end - range.start + 1)) : body;
@@ -1535,26 +1591,49 @@ function createPasswordCheck(credentials: string): (request: Headers) => boolean
 
 const LIVE_SCRIPT_PATH = "/.live-reload/script.js"; // in a dot-folder, which is not served otherwise
 const LIVE_EVENTS_PATH = "/.live-reload/events";
+const LIVE_CHECK_HEADER = "live-reload-check"; // marks the HEAD request of the script, which counts as a navigation
+const KNOWN_LIMIT = 20_000; // paths whose changes are noticed
+const SWEEP_REST = 100; // ms between two sweeps
+const SWEEP_RATIO = 25; // a rest takes at least that many times as long as the sweep before: at most 4% of a core
+const SWEEP_WAIT = 200; // ms that a page waits for a sweep
+const SLICE_TIME = 2; // ms of a sweep before yielding to other requests
+const SLOW_LOOK = 0.5; // ms; if a look takes longer, as on a network drive, the sweep goes on asynchronously
+const PARALLEL_LOOKS = 16; // looks at a time then
 const QUIET_TIME = 100; // ms without a change before pages reload
-const ROOT_INTERVAL = 1000; // ms between checks of the root: a watcher keeps following a moved folder and goes silent
-const CLOSE_DELAY = 6000; // ms before the watcher is closed, because close() can hang (see #stop)
+const BURST_LIMIT = 2000; // ms of changes before pages reload anyway
+const STYLES_LIMIT = 50; // changed stylesheets in an event; more make a plain reload
+const PAGE_START_SIZE = 64 << 10; // bytes of a page in which its head must begin
 
 /** A stylesheet, and the source map that a compiler writes beside it. */
 const STYLESHEET = /\.css(?:\.map)?$/i;
+
+/**
+ * The start of a page in front of which nothing may be inserted: byte order mark, comments, doctype, <html> and <head>.
+ * An unclosed comment or tag does not match, so the script is inserted before it.
+ */
+const PAGE_START = (() => {
+  const space = String.raw`(?:\s|<!--[^]*?-->|<\?xml[^]*?\?>)*`;
+  const tag = (name: string) => String.raw`(?:<${name}(?:\s(?:"[^"]*"|'[^']*'|[^>"'])*)?>${space})?`;
+  return new RegExp(
+    String.raw`^(?:\xef\xbb\xbf)?${space}(?:<!doctype[^>]*>${space})?${tag("html")}${tag("head")}`,
+    "i",
+  );
+})();
 
 /** The script in every page. It has a URL because a content-security policy may forbid inline scripts. */
 const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when a file changes
 {
   const script = document.currentScript;
-  script.remove(); // leave no trace in the DOM
+  const source = new URL(script.getAttribute("src"), location.href); // <base> affects \`script.src\`
   const isStandIn = "standIn" in script.dataset;
-  const started = Symbol.for("http-server --live");
-  let version, events;
+  const key = "http-server --live";
+  let version = source.search.slice(1); // of the site, when the page was read
+  let events;
+  script.remove(); // leave no trace in the DOM
 
   // Browsers open six connections per server: only top-level, visible pages listen.
-  if (script.src && !(started in window) && window.frameElement === null) {
-    window[started] = true;
-    version = new URL(script.src).search; // of the root, when the page was read
+  if (!(Symbol.for(key) in window) && window.frameElement === null) {
+    window[Symbol.for(key)] = true;
     document.addEventListener("visibilitychange", listen);
     listen();
   }
@@ -1562,14 +1641,8 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
   function listen() {
     events?.close();
     if (document.hidden) return;
-    events = new EventSource(new URL("events" + version, script.src));
-    events.onmessage = ({ data }) => {
-      const change = JSON.parse(data);
-      version = "?" + change.version;
-      // The stylesheets of a frame are not visible from here.
-      const isSwapped = window.length === 0 && change.styles.length > 0 && change.styles.every(swap);
-      if (!isSwapped) reload();
-    };
+    events = new EventSource(new URL("events?" + version, source));
+    events.onmessage = ({ data }) => update(JSON.parse(data));
     events.onerror = ({ target }) => {
       if (target.readyState === EventSource.CLOSED) return; // blocked by a policy or a 401: do not retry
       target.close();
@@ -1577,54 +1650,116 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
     };
   }
 
-  // Reloads a stylesheet that the page links to.
-  function swap(path) {
-    const { href } = new URL(path, location.origin);
-    const links = [...document.querySelectorAll("link[rel~=stylesheet]")].filter((link) => link.href.replace(/[?#].*/, "") === href);
-    for (const link of links) link.href = href + version;
-    return links.length > 0;
+  function update(change) {
+    if (change.version === version) return;
+    if (change.since !== version || !change.styles?.every(isSwappable)) return reload(change.version);
+    version = change.version;
+    for (const link of change.styles.flatMap(linksTo)) link.href = new URL("?" + version, link.href);
   }
 
-  // Does not reload into a 404 or a listing: only pages from a file have Accept-Ranges.
-  async function reload() {
+  // Does not reload while the page is missing or empty in the middle of a build.
+  async function reload(newVersion) {
     events.close(); // it may use the last connection
-    const { headers } = await fetch(location.href, { method: "HEAD" }).catch(() => new Response());
-    const isPage = headers.get("content-type")?.startsWith("text/html");
-    if (isPage && (isStandIn || headers.has("accept-ranges"))) location.reload();
-    else listen();
+    const response = await fetch(location.href, { method: "HEAD", headers: { "${LIVE_CHECK_HEADER}": "1" } }).catch(() => {});
+    const { ok, headers = new Headers() } = response ?? {};
+    // A listing or an error page is no reason to replace a page that came from a file.
+    const isFile = headers.has("accept-ranges") || !headers.get("content-type")?.startsWith("text/html");
+    const isReady = isStandIn ? response !== undefined : ok && isFile && headers.get("content-length") !== "0";
+    if (isReady && isFirstAttempt(newVersion)) return location.reload();
+    version = newVersion;
+    listen();
+  }
+
+  // A service worker may respond with a page of an old version: reload only once for each version.
+  function isFirstAttempt(newVersion) {
+    const attempt = location.href + " " + newVersion;
+    try {
+      if (sessionStorage.getItem(key) === attempt) return false;
+      sessionStorage.setItem(key, attempt);
+    } catch {} // storage is disabled
+    return true;
+  }
+
+  function isAt(url, path, base) {
+    try {
+      const { origin, pathname } = new URL(url, base);
+      return origin === location.origin && decodeURIComponent(pathname) === path;
+    } catch {
+      return false;
+    }
+  }
+
+  function isUser(sheet, path) {
+    if (sheet?.href && isAt(sheet.href, path)) return true;
+    try {
+      return [...sheet.cssRules].some((rule) =>
+        "href" in rule && (isAt(rule.href, path, sheet.href ?? location.href) || isUser(rule.styleSheet, path)));
+    } catch {
+      return false; // the stylesheet is missing or of another origin
+    }
+  }
+
+  function linksTo(path) {
+    const links = document.querySelectorAll("link[rel~=stylesheet]");
+    return [...links].filter((link) => isAt(link.href, path) || isUser(link.sheet, path));
+  }
+
+  // Reports whether only links of the document use a stylesheet, directly or by @import.
+  function isSwappable(path) {
+    const links = linksTo(path);
+    const isOther = (sheet) => isUser(sheet, path) && !links.includes(sheet.ownerNode);
+    const isAdopted = performance.getEntriesByType("resource").some(({ name, initiatorType }) =>
+      /script|fetch|xmlhttprequest/.test(initiatorType) && isAt(name, path));
+    return links.length > 0 && !isAdopted && !roots(document).some((root) => [...root.styleSheets].some(isOther));
+  }
+
+  // Returns a document or shadow root, and all that are inside it; closed and foreign ones are not visible.
+  function roots(root) {
+    const inner = [...root.querySelectorAll("*")].map((element) => element.shadowRoot ?? element.contentDocument);
+    return [root, ...inner.filter((root) => root).flatMap(roots)];
   }
 }
 `;
 
 type Listener = ReadableStreamDefaultController<ServerSentEventMessage>;
 
+/** What was found at a known path. */
+interface Outcome {
+  found?: Version & Pick<Entry, "isFile" | "isSettled">; // undefined if the path is missing
+  isListed?: boolean; // whether a listing of it was requested
+  names?: string; // the visible names in a listed folder
+  tag?: string; // the ETag of a file, which stays the same if the file is rewritten with the same bytes
+}
+
 /**
- * Watches the root and sends an event to the pages that listen, until the signal aborts. Each page carries the version of
- * the root it was read from, so it misses no change while it loads or while the server restarts.
+ * Looks at all requested paths again and again while pages listen, and sends an event if one has changed. A page carries
+ * the version of the site it was read from, so it misses no change while it loads or while the server restarts.
  */
 class LiveReload {
-  /** The version of the root; every change makes a new one. */
-  version: string = crypto.randomUUID();
+  #version: string = crypto.randomUUID(); // changes with every change of a known path
+  #announced = this.#version; // the version in the last event
+  #known = new Map<UrlPath, Outcome>(); // the path requested last comes last
+  #pending = new Map<UrlPath, Outcome>(); // changed paths, with their outcome before
+  #burstStart = 0; // when the first of the pending changes was noticed
+  #lastChange = 0; // when the last of them happened
   #listeners = new Set<Listener>();
-  #changes = new Set<UrlPath>();
   #ignored: RegExp[];
-  #lastError = "";
-  #quietTimer: ReturnType<typeof setTimeout> | undefined;
-  #rootTimer: ReturnType<typeof setInterval>;
-  #identity: string | undefined;
-  #watch: { watcher: Deno.FsWatcher; ended: Promise<void> };
+  #lastSweep = Promise.resolve(false);
+  #nextSweep?: Promise<boolean>;
+  #wake?: () => void; // ends the rest between two sweeps
 
-  /** Throws an Error if the root can't be watched. */
   constructor(
     private readonly files: Files,
+    private readonly encodings: Encodings,
     private readonly responses: Responses,
-    private readonly options: Pick<Options, "base" | "dotfiles" | "ignore" | "onReload" | "signal">,
+    private readonly options: Pick<Options, "base" | "ignore" | "onReload" | "signal">,
   ) {
-    this.#ignored = ["node_modules", ...options.ignore].map((glob) => globToRegExp(glob));
-    this.#identity = identify(files.root);
-    this.#watch = this.#watchRoot();
-    this.#rootTimer = setInterval(() => this.#ensureWatched(), ROOT_INTERVAL);
-    options.signal?.addEventListener("abort", () => this.#stop());
+    this.#ignored = options.ignore.map((glob) => globToRegExp(glob));
+    options.signal?.addEventListener("abort", () => {
+      for (const listener of this.#listeners) listener.close();
+      this.#listeners.clear();
+      this.#wake?.();
+    });
   }
 
   /** Reports whether a path belongs to live reload. */
@@ -1634,150 +1769,251 @@ class LiveReload {
 
   /** Serves the script, and the events since the version in the query. Returns undefined for other paths. */
   respond(path: UrlPath, query: string): Response | undefined {
-    if (path === LIVE_EVENTS_PATH) return this.#openEvents(query);
+    if (path === LIVE_EVENTS_PATH) return this.#openEvents(query.slice(1));
     if (path !== LIVE_SCRIPT_PATH) return undefined;
     const type = "text/javascript; charset=UTF-8";
     return this.responses.build(LIVE_SCRIPT, { "content-type": type, "content-length": `${LIVE_SCRIPT.length}` });
   }
 
-  /** Returns a page with the script at its end; pages over 1 MiB have no script, and everything else is unchanged. */
-  async addScript(request: Request, page: Representation, version: string): Promise<Representation> {
-    const { origin, headers, status, isOnDisk } = page;
-    // Fragments that a script fetches stay unchanged (Fetch Metadata, 2.1).
-    const isDocument = /^(?:document|i?frame|object|embed)$/.test(request.headers.get("sec-fetch-dest") ?? "document");
-    const isPage = isHtmlType(headers.get("content-type")) && !headers.has("content-encoding");
-    if (!isDocument || !isPage) return page;
-
-    // Mark listings and 404 pages, which should be replaced once the real page appears.
-    const attribute = headers.has("accept-ranges") ? "" : " data-stand-in";
-    const source = `${encodePath(this.options.base)}${LIVE_SCRIPT_PATH}?${version}`;
-    const element = `<script async src="${escapeHtml(source)}"${attribute}></script>\n`;
-    const bytes = isOnDisk ? undefined : await new Blob([await page.bytes, element]).bytes();
-    const changed = new Headers(headers);
-    for (const name of ["etag", "last-modified"]) changed.delete(name);
-    changed.set("cache-control", "no-store");
-    if (bytes !== undefined) changed.set("content-length", `${bytes.length}`);
-    this.responses.addCommonHeaders(changed);
-    const size = origin.size && (bytes?.length ?? origin.size); // pages without ranges still have none
-    return new Representation({ ...origin, size }, changed, bytes, status);
+  /** Records what a request found at a path. If the path is known, only a sweep changes its outcome. */
+  record(path: UrlPath, entry: Entry | undefined, isListed = false): void {
+    const key = path.length > 1 && path.endsWith("/") ? path.slice(0, -1) as UrlPath : path;
+    if (this.#isIgnored(key)) return;
+    const outcome = this.#known.get(key) ?? toOutcome(entry);
+    if (isListed && !outcome.isListed) Object.assign(outcome, { isListed, names: this.files.visibleNames(entry!) });
+    this.#known.delete(key);
+    this.#known.set(key, outcome);
+    if (this.#known.size > KNOWN_LIMIT) this.#known.delete(this.#known.keys().next().value!);
   }
 
-  #openEvents(query: string): Response {
+  /** Records the tag of a file that is served. */
+  recordTag({ origin: { entry }, headers }: Representation): void {
+    const outcome = entry && this.#known.get(entry.path);
+    if (outcome?.found === undefined || !isSameVersion(outcome.found, entry!)) return;
+    outcome.tag = headers.get("etag")?.replace(/^W\//, "");
+  }
+
+  /** Reports whether a glob matches the path, a parent folder, or any name in it. */
+  #isIgnored(path: UrlPath): boolean {
+    if (this.#ignored.length === 0) return false;
+    const names = path.split("/").slice(1);
+    const candidates = names.flatMap((name, index) => [name, names.slice(0, index + 1).join("/")]);
+    return this.#ignored.some((glob) => candidates.some((candidate) => glob.test(candidate)));
+  }
+
+  /** Sweeps, and returns the version for a page that is about to be read. */
+  async pageVersion(): Promise<string> {
+    let timer;
+    const timeout = new Promise((resolve) => timer = setTimeout(resolve, SWEEP_WAIT));
+    await Promise.race([this.#sweep(), timeout]);
+    clearTimeout(timer);
+    return this.#version;
+  }
+
+  /** Returns a request without conditions and ranges if its response gets the script: no two such responses are equal. */
+  unconditional(request: Request, { headers }: Representation): Request {
+    const isPage = isNavigation(request) && isHtmlType(headers.get("content-type"));
+    return isPage ? new Request(request.url, { method: request.method }) : request;
+  }
+
+  /** Inserts the script near the beginning of an HTML response. A 401 gets none, because the script would be a 401, too. */
+  async insertScript(response: Response, version: string): Promise<Response> {
+    const { status, body, headers } = response;
+    const type = headers.get("content-type");
+    const isPage = type !== null && isHtmlType(type) && !headers.has("content-encoding");
+    if (body === null || !isPage || status === 401) return response;
+    const reader = body.getReader();
+    const start = await reader.read().then(({ value }) => value ?? new Uint8Array(), () => new Uint8Array());
+    const element = new TextEncoder().encode(this.#elementFor(headers, version));
+    const position = scriptPosition(start, type);
+    const parts = position === undefined ? [start] : [start.slice(0, position), element, start.slice(position)];
+    const length = headers.get("content-length");
+    const changed = new Response(streamOf(parts, reader), response);
+    if (position === undefined) return changed;
+    for (const name of ["etag", "last-modified", "accept-ranges"]) changed.headers.delete(name);
+    changed.headers.set("cache-control", "no-store");
+    if (length !== null) changed.headers.set("content-length", `${Number(length) + element.length}`);
+    this.responses.addCommonHeaders(changed.headers);
+    return changed;
+  }
+
+  #elementFor(headers: Headers, version: string): string {
+    const source = escapeHtml(`${encodePath(this.options.base)}${LIVE_SCRIPT_PATH}?${version}`);
+    const standIn = headers.has("accept-ranges") ? "" : " data-stand-in"; // a listing or an error page
+    return `<script async src="${source}"${standIn}></script>`;
+  }
+
+  #openEvents(version: string): Response {
     let listener: Listener;
     const events = new ReadableStream<ServerSentEventMessage>({
       start: (controller) => {
         if (this.options.signal?.aborted) return controller.close();
         listener = controller;
         this.#listeners.add(listener);
-        if (query !== `?${this.version}`) listener.enqueue(this.#event([]));
+        // A page of an old version reloads at once, unless the event for the pending changes will decide.
+        if (version !== this.#version && this.#pending.size === 0) listener.enqueue(this.#event());
+        if (this.#listeners.size === 1) this.#watch();
       },
-      cancel: () => void this.#listeners.delete(listener),
+      cancel: () => {
+        this.#listeners.delete(listener);
+        if (this.#listeners.size === 0) this.#wake?.();
+      },
     });
     const headers = { "content-type": "text/event-stream", "cache-control": "no-store" };
     return this.responses.build(events.pipeThrough(new ServerSentEventStream()), headers);
   }
 
-  /** Returns the event for the current version; `styles` are the changed stylesheets if nothing else changed. */
-  #event(styles: string[]): ServerSentEventMessage {
-    return { data: JSON.stringify({ version: this.version, styles }) };
+  /** Returns the event for the current version; pages of version `since` can swap the stylesheets instead of reloading. */
+  #event(since?: string, styles?: string[]): ServerSentEventMessage {
+    return { data: JSON.stringify({ version: this.#version, since, styles }) };
   }
 
-  #watchRoot() {
-    try {
-      const realRoot = Deno.realPathSync(this.files.root) as DiskPath; // as macOS reports it
-      const watcher = Deno.watchFs(realRoot);
-      return { watcher, ended: this.#follow(watcher, realRoot) };
-    } catch (error) {
-      throw new Error(`cannot watch ${displayName(this.files.root)}: ${errorMessage(error)}`);
+  /** Sweeps until nobody listens any more. */
+  async #watch(): Promise<void> {
+    while (this.#listeners.size > 0) {
+      const start = performance.now();
+      const isChanged = await this.#sweep();
+      const end = performance.now();
+      const isQuiet = !isChanged && Date.now() - this.#lastChange >= QUIET_TIME;
+      const isPending = this.#pending.size > 0;
+      if (isPending && (isQuiet || end - this.#burstStart > BURST_LIMIT)) this.#announce();
+      if (this.#listeners.size === 0) return;
+      await this.#rest(isPending ? 0 : Math.max(SWEEP_REST, SWEEP_RATIO * (end - start)));
     }
   }
 
-  async #follow(watcher: Deno.FsWatcher, realRoot: DiskPath): Promise<void> {
-    for (;;) {
-      try {
-        for await (const { kind, paths } of watcher) {
-          if (kind === "access") continue; // reads, and closes after a change that was reported
-          for (const file of paths) this.#recordChange(toUrlPath(file as DiskPath, realRoot));
-        }
-        return;
-      } catch (error) { // such as a new folder that can't be read, or a name that is not UTF-8
-        this.#logErrorOnce(`a change may be missed: ${errorMessage(error)}`);
-        this.#recordChange("/" as UrlPath);
+  async #rest(milliseconds: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, milliseconds);
+    this.#wake = resolve;
+    await promise;
+    clearTimeout(timer);
+  }
+
+  /** Looks at all known paths, and returns whether one has changed. Callers share the sweep that begins next. */
+  #sweep(): Promise<boolean> {
+    this.#nextSweep ??= this.#lastSweep.then(() => {
+      this.#nextSweep = undefined;
+      return this.#lastSweep = this.#lookAtAll();
+    });
+    return this.#nextSweep;
+  }
+
+  async #lookAtAll(): Promise<boolean> {
+    const paths = [...this.#known.keys()];
+    let isChanged = false;
+    let sliceStart = performance.now();
+    for (let index = 0; index < paths.length; index++) {
+      const start = performance.now();
+      if (await this.#update(paths[index]!)) isChanged = true;
+      const end = performance.now();
+      if (end - start > SLOW_LOOK) return await this.#lookInParallel(paths.slice(index + 1)) || isChanged;
+      if (end - sliceStart < SLICE_TIME) continue;
+      await delay(0);
+      sliceStart = performance.now();
+    }
+    return isChanged;
+  }
+
+  async #lookInParallel(paths: UrlPath[]): Promise<boolean> {
+    let isChanged = false;
+    for (let index = 0; index < paths.length; index += PARALLEL_LOOKS) {
+      const batch = paths.slice(index, index + PARALLEL_LOOKS);
+      const areSame = await Promise.all(batch.map((path) => this.files.hasVersion(path, this.#known.get(path)?.found)));
+      for (const path of batch.filter((_, index) => !areSame[index])) {
+        if (await this.#update(path)) isChanged = true;
       }
     }
+    return isChanged;
   }
 
-  #logErrorOnce(text: string): void {
-    if (text !== this.#lastError) logError(text);
-    this.#lastError = text;
-  }
-
-  /** Records a change until nothing more changes. */
-  #recordChange(path: UrlPath): void {
-    const { dotfiles, signal } = this.options;
-    if (signal?.aborted || !dotfiles && isHidden(path) || this.#isIgnored(path)) return;
-    this.#changes.add(path);
-    clearTimeout(this.#quietTimer);
-    this.#quietTimer = setTimeout(() => this.#broadcast(), QUIET_TIME);
-  }
-
-  /** Reports whether a glob matches the path, a parent folder, or any name in it. */
-  #isIgnored(path: UrlPath): boolean {
-    const names = path.split("/").slice(1);
-    const candidates = names.flatMap((name, index) => [name, names.slice(0, index + 1).join("/")]);
-    return this.#ignored.some((glob) => candidates.some((candidate) => glob.test(candidate)));
-  }
-
-  async #broadcast(): Promise<void> {
-    if (!await this.#ensureWatched()) return;
-    // Ignore deleted files: they are often an editor's temporary files.
-    const paths = [...this.#changes].filter((path) => identify(this.files.root + path));
-    const sheets = paths.every((path) => STYLESHEET.test(path)) ? paths.filter((path) => !path.endsWith("map")) : [];
-    this.version = crypto.randomUUID();
-    const event = this.#event(sheets.map((path) => encodePath(this.options.base + path)));
-    const [first = "", ...more] = this.#changes; // report the first change and the number of others
-    const what = `${sheets.length > 0 ? "reloaded the stylesheet" : "reloaded"}: ${toAscii(first.slice(1))}`;
-    if (this.#listeners.size > 0) this.options.onReload?.(more.length > 0 ? `${what} and ${more.length} more` : what);
-    this.#changes = new Set();
-    for (const listener of this.#listeners) listener.enqueue(event);
-  }
-
-  /** Reports whether the watched folder is still the root; if not, tries to watch the new one. */
-  async #ensureWatched(): Promise<boolean> {
-    const found = identify(this.files.root);
-    if (found === this.#identity) return true;
-    this.#identity = undefined;
-    this.#watch.watcher.close();
-    await this.#watch.ended; // until then, Deno would ignore a new folder in the same place
-    if (found === undefined || found === this.#identity || this.options.signal?.aborted) return false;
+  /** Looks at a known path and updates its outcome. Returns whether it has changed. */
+  async #update(path: UrlPath): Promise<boolean> {
+    const known = this.#known.get(path);
+    if (known === undefined) return false;
+    const now: Outcome = { isListed: known.isListed };
     try {
-      this.#watch = this.#watchRoot();
-      this.#identity = found;
-      this.#recordChange("/" as UrlPath);
-    } catch (error) {
-      this.#logErrorOnce(errorMessage(error)); // the next interval tries again
+      const entry = this.files.look(path);
+      now.found = toOutcome(entry).found;
+      if (isSameState(known.found, now.found)) return false;
+      if (entry?.isFile && entry.size <= READ_SIZE) {
+        now.tag = (await this.encodings.select(entry, new Headers())).headers.get("etag") ?? undefined;
+      } else if (entry?.isFile === false && known.isListed) now.names = this.files.visibleNames(entry);
+    } catch {
+      now.found = undefined; // an unreadable path counts as missing
     }
-    return false;
+    if (this.#known.get(path) !== known) return false; // forgotten meanwhile
+    this.#known.set(path, now);
+    if (isSameOutcome(known, now)) return false;
+    if (this.#pending.size === 0) this.#burstStart = performance.now();
+    if (!this.#pending.has(path)) this.#pending.set(path, known);
+    const { mtime = 0 } = now.found ?? {};
+    const isRecent = mtime <= Date.now() && mtime > Date.now() - BURST_LIMIT;
+    this.#lastChange = Math.max(this.#lastChange, isRecent ? mtime : Date.now());
+    this.#version = crypto.randomUUID();
+    return true;
   }
 
-  #stop(): void {
-    clearInterval(this.#rootTimer);
-    clearTimeout(this.#quietTimer);
-    for (const listener of this.#listeners) listener.close();
-    this.#listeners.clear();
-    // close() hangs if a FIFO without a writer is in the folder, so give the program time to exit first.
-    setTimeout(() => this.#watch.watcher.close(), CLOSE_DELAY);
+  /** Sends an event for the pending changes, leaving out those that were undone. */
+  #announce(): void {
+    const isChanged = ([path, before]: [UrlPath, Outcome]) => !isSameOutcome(before, this.#known.get(path) ?? {});
+    const paths = [...this.#pending].filter(isChanged).map(([path]) => path);
+    this.#pending.clear();
+    const sheets = paths.filter((path) => !path.endsWith(".map"));
+    const isSwap = paths.every((path) => STYLESHEET.test(path)) && sheets.length <= STYLES_LIMIT;
+    const event = this.#event(this.#announced, isSwap ? sheets.map((path) => this.options.base + path) : undefined);
+    this.#announced = this.#version;
+    for (const listener of this.#listeners) listener.enqueue(event);
+    const [first, ...more] = paths;
+    if (first === undefined || this.#listeners.size === 0) return;
+    this.options.onReload?.(`changed: ${toAscii(first.slice(1))}${more.length > 0 ? ` and ${more.length} more` : ""}`);
   }
 }
 
-/** Identifies a file or folder by device, inode and birth time; undefined if it is missing. */
-function identify(file: string): string | undefined {
-  try {
-    const { dev, ino, birthtime } = Deno.statSync(file);
-    return [dev, ino, birthtime?.getTime()].join(" "); // the number of a deleted inode may be used again at once
-  } catch {
-    return undefined;
-  }
+function toOutcome(entry?: Entry): Outcome {
+  if (entry === undefined) return {};
+  const { size, mtime, ctime, inode, device, isFile, isSettled } = entry;
+  return { found: { size, mtime, ctime, inode, device, isFile, isSettled } };
+}
+
+/** Reports whether a path certainly has not changed; a file is compared once more when it is no longer new. */
+function isSameState(one: Outcome["found"], other: Outcome["found"]): boolean {
+  if (one === undefined || other === undefined) return one === other;
+  return isSameVersion(one, other) && one.isFile === other.isFile && one.isSettled === other.isSettled;
+}
+
+/** Reports whether two outcomes look the same to a page: the same bytes, the same names in a listing, or a folder. */
+function isSameOutcome(one: Outcome, other: Outcome): boolean {
+  if (one.found === undefined || other.found === undefined) return one.found === other.found;
+  if (one.found.isFile !== other.found.isFile) return false;
+  if (!one.found.isFile) return one.names === other.names;
+  const hasTags = one.tag !== undefined && other.tag !== undefined;
+  return hasTags ? one.tag === other.tag : isSameVersion(one.found, other.found);
+}
+
+/** Returns the position of the script in a page, counted in bytes, or undefined for UTF-16. */
+function scriptPosition(start: Bytes, type: string): number | undefined {
+  if (isUtf16(start)) return undefined;
+  const text = new TextDecoder("latin1").decode(start.subarray(0, PAGE_START_SIZE)); // one character per byte
+  const { length } = PAGE_START.exec(text)![0];
+  if (type.includes("charset")) return length;
+  // The page's own declaration must stay within its first 1,024 bytes.
+  const withoutComments = text.replace(/<!--[^]*?-->/g, (comment) => " ".repeat(comment.length));
+  const meta = /<meta\s[^>]*charset[^>]*>/i.exec(withoutComments.slice(0, SNIFFED_SIZE));
+  return Math.max(length, meta === null ? 0 : meta.index + meta[0].length);
+}
+
+/** Returns a stream of parts, followed by the rest of another stream. */
+function streamOf(parts: Bytes[], rest: ReadableStreamDefaultReader<Bytes>): ReadableStream<Bytes> {
+  const waiting = parts.filter((part) => part.length > 0);
+  return new ReadableStream({
+    async pull(controller) {
+      const part = waiting.shift() ?? (await rest.read()).value;
+      if (part === undefined) controller.close();
+      else controller.enqueue(part);
+    },
+    cancel: (reason) => rest.cancel(reason),
+  });
 }
 
 // Command line ------------------------------------------------------------------------------------------------------
@@ -1824,7 +2060,7 @@ type Flag = { type: "string" | "boolean"; short?: string; multiple?: boolean; va
 /** A wrong command line; the exit code is 2. Every other error exits with 1. */
 class UsageError extends Error {}
 
-function checkUsage(isRight: boolean, message: string): void {
+function checkUsage(isRight: boolean | undefined, message: string): void {
   if (!isRight) throw new UsageError(message);
 }
 
@@ -1855,8 +2091,9 @@ function parseCommand(args: string[]) {
   checkUsage(more.length === 0, `expected one folder, got ${positionals.length}: ${positionals.join(", ")}`);
   checkUsage(root !== "", "the name of the folder is empty");
   checkUsage(values.host !== "", "--host needs an address to listen on, such as 127.0.0.1");
-  checkUsage(!cert === !key && cert !== "", "--cert and --key must be given together, each with a file");
+  checkUsage(!cert === !key && cert !== "" && key !== "", "--cert and --key must be given together, each with a file");
   checkUsage(auth === undefined || CREDENTIALS.test(auth), `--${CREDENTIALS_SYNTAX}`);
+  checkUsage(live || ignore === undefined, "--ignore needs --live");
   checkUsage(!live || maxAge === undefined, "--live and --max-age can't be combined");
   const host = values.host?.replace(/^\[(.*)\]$/, "$1"); // an IPv6 address as in a URL
   const options: Partial<Options> = {
@@ -1927,7 +2164,9 @@ async function serve(command: Command): Promise<number> {
   const root = findRoot(command.options.root);
   checkKey(command, root);
   const log = command.quiet ? undefined : new LogWriter();
-  const onReload = Deno.stdout.isTerminal() ? log && ((line: string) => log.write(line)) : undefined;
+  const onReload = Deno.stdout.isTerminal()
+    ? log && ((line: string) => log.write(`${localTime(new Date())} ${line}`))
+    : undefined;
   const stop = new AbortController();
   const writeRequest = log && ((line: string) => log.writeRequest(line));
   const handler = createHandler({ ...command.options, root, signal: stop.signal, onReload, log: writeRequest });
@@ -1982,18 +2221,30 @@ function findRoot(named?: string): string {
     return root;
   } catch (error) {
     if (statusOf(error) !== 404) throw new Error(`cannot read the folder ${root}: ${errorMessage(error)}`);
-    const isFile = identify(root) !== undefined;
+    const isFile = isAt(root);
     checkUsage(named === undefined, isFile ? `${root} is not a folder` : `there is no folder ${root}`);
     return findRoot(".");
   }
 }
 
-/** Refuses a private key that every client could download. */
+function isAt(file: string): boolean {
+  try {
+    return Deno.statSync(file) !== undefined;
+  } catch {
+    return false;
+  }
+}
+
+/** Refuses to serve a private key, which a certificate file may contain as well. */
 function checkKey({ tls, options }: Command, root: string): void {
-  if (tls === undefined || identify(tls.key) === undefined) return; // `listen` reports why it can't be read
-  const [realRoot, realKey] = [Deno.realPathSync(root) as DiskPath, Deno.realPathSync(tls.key) as DiskPath];
-  const isServed = isInside(realRoot, realKey) && (options.dotfiles || !isHidden(toUrlPath(realKey, realRoot)));
-  checkUsage(!isServed, `every client could download the key ${tls.key}; move it out of the served folder`);
+  if (tls === undefined) return;
+  const realRoot = Deno.realPathSync(root) as DiskPath;
+  for (const file of [tls.key, tls.cert].filter(isAt)) { // `listen` reports why the others can't be read
+    const realPath = Deno.realPathSync(file) as DiskPath;
+    const isServed = isInside(realRoot, realPath) && (options.dotfiles || !isHidden(toUrlPath(realPath, realRoot)));
+    const isSecret = isServed && (file === tls.key || Deno.readTextFileSync(file).includes("PRIVATE KEY"));
+    checkUsage(!isSecret, `every client could download the key ${file}; move it out of the served folder`);
+  }
 }
 
 /** Listens on the named port, or on the first free one from the default on. */
@@ -2078,7 +2329,7 @@ class LogWriter {
     if (!this.#isForPerson) return this.write(line);
     const [, time = "", what, status = "", rest] = /^(\S+) (.*) (\d{3}) (\S+ \S+)$/.exec(line) ?? [];
     const color = { 2: 32, 3: 36, 4: 33, 5: 31 }[status[0]!];
-    this.write(`${new Date(time).toTimeString().slice(0, 8)} ${what} \x1b[${color}m${status}\x1b[0m ${rest}`);
+    this.write(`${localTime(new Date(time))} ${what} \x1b[${color}m${status}\x1b[0m ${rest}`);
   }
 
   write(line: string): void {
@@ -2096,6 +2347,10 @@ class LogWriter {
     }
     this.written = undefined;
   }
+}
+
+function localTime(date: Date): string {
+  return date.toTimeString().slice(0, 8);
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));
