@@ -151,7 +151,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       response = responses.fail(request, statusOf(error));
       if (response.status >= 500) logError(`${request.method} ${displayTarget(target)}: ${errorMessage(error)}`);
     }
-    if (version !== undefined) response = await live!.insertScript(response, version);
+    if (version !== undefined) response = live!.insertScript(response, version);
     if (log !== undefined && !live?.isOwn(target.path)) log(logLine(request, info, target, response, start, now()));
     return request.method === "HEAD" ? withoutBody(response) : response;
   }
@@ -438,13 +438,21 @@ class Files {
     const isOutside = !isInside(realRoot, realPath);
     if (isOutside && !this.#options.symlinks) return undefined;
     if (isOutside) checkPermission(realPath);
-    // On Windows, `GIT~1` may be another name of `.git`.
-    const isAlias = !isOutside && path.includes("~") && isHidden(toUrlPath(realPath, realRoot));
-    if (isAlias && !this.#options.dotfiles) return undefined;
+    if (!this.#options.dotfiles && this.#hasShortName(path)) return undefined;
     const info = Deno.statSync(realPath);
     // Opening a FIFO blocks until it has a writer, and reading a device may never end.
     if (!info.isFile && !info.isDirectory) return undefined;
     return this.#describe({ path, file, realPath, isTopLevel: dirname(realPath) === realRoot }, info);
+  }
+
+  /** Reports whether a path contains a name such as `GIT~1` that is not in its folder: on FAT it may mean `.git`. */
+  #hasShortName(path: UrlPath): boolean {
+    const names = path.split("/");
+    return names.some((name, index) => {
+      if (!/~\d/.test(name)) return false;
+      const folder = `${this.root}${names.slice(0, index).join("/")}/`;
+      return ![...Deno.readDirSync(folder)].some((found) => found.name === name);
+    });
   }
 
   #describe({ path, file, realPath, isTopLevel }: Place, info: Deno.FileInfo): Entry {
@@ -486,8 +494,9 @@ class Files {
   #isMissing(path: UrlPath): boolean {
     if (this.#exists(path)) return false;
     // `exists` is also false without permission: trust it only if everybody may search the folder.
-    const folder = this.root + this.deepestFolder(path);
-    return ((Deno.statSync(folder).mode ?? 0) & 0o111) === 0o111;
+    const parent = path.slice(0, path.lastIndexOf("/")) as UrlPath;
+    const folder = this.#exists(parent) ? parent : this.deepestFolder(path);
+    return ((Deno.statSync(this.root + folder).mode ?? 0) & 0o111) === 0o111;
   }
 
   /** Returns the deepest folder above a path that exists, with a trailing slash; it may be one that is not served. */
@@ -902,7 +911,8 @@ class Encodings {
     const current = plain.origin.entry!; // newer than `entry` if the file changed before it was opened
     for (const encoding of this.#acceptedEncodings(accepted)) {
       if (encoding === "identity") break;
-      const precompressed = await this.#loadPrecompressed(current, plain, encoding);
+      const isMissing = (current.missingUntil.get(encoding) ?? 0) > this.options.now();
+      const precompressed = isMissing ? undefined : await this.#loadPrecompressed(current, plain, encoding);
       if (precompressed !== undefined) return precompressed;
       if (!isCompressor(encoding, current.size)) continue;
       return await this.#share(current, encoding, undefined, () => this.#compress(plain, encoding));
@@ -1010,8 +1020,6 @@ class Encodings {
 
   /** Returns the representation in a precompressed file beside the original, if there is one and it is not older. */
   async #loadPrecompressed(entry: Entry, plain: Representation, encoding: Encoding) {
-    const time = this.options.now();
-    if ((entry.missingUntil.get(encoding) ?? 0) > time) return undefined;
     try {
       const found = this.files.look(append(entry.path, CODECS[encoding].suffix));
       if (found?.isFile && found.mtime >= entry.mtime) {
@@ -1021,7 +1029,7 @@ class Encodings {
     } catch (error) {
       if (statusOf(error) >= 500) throw error; // an unreadable file counts as missing
     }
-    entry.missingUntil.set(encoding, time + MISSING_TIME);
+    entry.missingUntil.set(encoding, this.options.now() + MISSING_TIME);
     return undefined;
   }
 }
@@ -1816,31 +1824,19 @@ class LiveReload {
     return isPage ? new Request(request.url, { method: request.method }) : request;
   }
 
-  /** Inserts the script near the beginning of an HTML response. A 401 gets none, because the script would be a 401, too. */
-  async insertScript(response: Response, version: string): Promise<Response> {
+  /** Inserts the script into an HTML response. A 401 gets none, because the script would be a 401, too. */
+  insertScript(response: Response, version: string): Response {
     const { status, body, headers } = response;
-    const type = headers.get("content-type");
-    const isPage = type !== null && isHtmlType(type) && !headers.has("content-encoding");
-    if (body === null || !isPage || status === 401) return response;
-    const reader = body.getReader();
-    const start = await reader.read().then(({ value }) => value ?? new Uint8Array(), () => new Uint8Array());
-    const element = new TextEncoder().encode(this.#elementFor(headers, version));
-    const position = scriptPosition(start, type);
-    const parts = position === undefined ? [start] : [start.slice(0, position), element, start.slice(position)];
-    const length = headers.get("content-length");
-    const changed = new Response(streamOf(parts, reader), response);
-    if (position === undefined) return changed;
-    for (const name of ["etag", "last-modified", "accept-ranges"]) changed.headers.delete(name);
-    changed.headers.set("cache-control", "no-store");
-    if (length !== null) changed.headers.set("content-length", `${Number(length) + element.length}`);
-    this.responses.addCommonHeaders(changed.headers);
-    return changed;
-  }
-
-  #elementFor(headers: Headers, version: string): string {
+    const type = headers.get("content-type") ?? "";
+    if (body === null || !isHtmlType(type) || headers.has("content-encoding") || status === 401) return response;
     const source = escapeHtml(`${encodePath(this.options.base)}${LIVE_SCRIPT_PATH}?${version}`);
     const standIn = headers.has("accept-ranges") ? "" : " data-stand-in"; // a listing or an error page
-    return `<script async src="${source}"${standIn}></script>`;
+    const element = `<script async src="${source}"${standIn}></script>`;
+    const changed = new Response(body.pipeThrough(insertElement(element, type.includes("charset"))), response);
+    for (const name of ["etag", "last-modified", "accept-ranges", "content-length"]) changed.headers.delete(name);
+    changed.headers.set("cache-control", "no-store");
+    this.responses.addCommonHeaders(changed.headers);
+    return changed;
   }
 
   #openEvents(version: string): Response {
@@ -1991,29 +1987,32 @@ function isSameOutcome(one: Outcome, other: Outcome): boolean {
   return hasTags ? one.tag === other.tag : isSameVersion(one.found, other.found);
 }
 
-/** Returns the position of the script in a page, counted in bytes, or undefined for UTF-16. */
-function scriptPosition(start: Bytes, type: string): number | undefined {
-  if (isUtf16(start)) return undefined;
+/** Inserts an element near the beginning of a page, which must be in the first chunk; UTF-16 pages stay unchanged. */
+function insertElement(element: string, hasCharset: boolean): TransformStream<Bytes, Bytes> {
+  let isInserted = false;
+  return new TransformStream({
+    transform(chunk, controller) {
+      const position = isInserted || isUtf16(chunk) ? 0 : scriptPosition(chunk, hasCharset);
+      if (position > 0) controller.enqueue(chunk.slice(0, position));
+      if (!isInserted && !isUtf16(chunk)) controller.enqueue(new TextEncoder().encode(element));
+      isInserted = true;
+      if (position < chunk.length) controller.enqueue(chunk.slice(position));
+    },
+    flush(controller) { // an empty page
+      if (!isInserted) controller.enqueue(new TextEncoder().encode(element));
+    },
+  });
+}
+
+/** Returns the position of the script in a page, counted in bytes. */
+function scriptPosition(start: Bytes, hasCharset: boolean): number {
   const text = new TextDecoder("latin1").decode(start.subarray(0, PAGE_START_SIZE)); // one character per byte
   const { length } = PAGE_START.exec(text)![0];
-  if (type.includes("charset")) return length;
+  if (hasCharset) return length;
   // The page's own declaration must stay within its first 1,024 bytes.
   const withoutComments = text.replace(/<!--[^]*?-->/g, (comment) => " ".repeat(comment.length));
   const meta = /<meta\s[^>]*charset[^>]*>/i.exec(withoutComments.slice(0, SNIFFED_SIZE));
   return Math.max(length, meta === null ? 0 : meta.index + meta[0].length);
-}
-
-/** Returns a stream of parts, followed by the rest of another stream. */
-function streamOf(parts: Bytes[], rest: ReadableStreamDefaultReader<Bytes>): ReadableStream<Bytes> {
-  const waiting = parts.filter((part) => part.length > 0);
-  return new ReadableStream({
-    async pull(controller) {
-      const part = waiting.shift() ?? (await rest.read()).value;
-      if (part === undefined) controller.close();
-      else controller.enqueue(part);
-    },
-    cancel: (reason) => rest.cancel(reason),
-  });
 }
 
 // Command line ------------------------------------------------------------------------------------------------------
