@@ -793,6 +793,7 @@ interface Codec {
   stream?: () => ReadableWritablePair<Bytes, Bytes>; // for large files, while they are sent
 }
 
+const HAS_ZSTD = isDenoSince(2, 7); // before, it is declared but not implemented
 const zlib = () => globalThis.process.getBuiltinModule("node:zlib"); // takes 10 ms to load
 
 /**
@@ -801,7 +802,7 @@ const zlib = () => globalThis.process.getBuiltinModule("node:zlib"); // takes 10
  */
 const CODECS: Record<Encoding, Codec> = {
   br: { suffix: ".br" },
-  zstd: { suffix: ".zst", compress: (bytes) => zlib().zstdCompressSync(bytes) },
+  zstd: { suffix: ".zst", compress: HAS_ZSTD ? (bytes) => zlib().zstdCompressSync(bytes) : undefined },
   gzip: {
     suffix: ".gz",
     compress: (bytes) => zlib().gzipSync(bytes),
@@ -2141,9 +2142,16 @@ function parseHeader(header: string): [name: string, value: string] {
 
 // Server ------------------------------------------------------------------------------------------------------------
 
+/** Reports whether the program runs on a version of Deno or a later one. */
+function isDenoSince(major: number, minor: number): boolean {
+  const [ownMajor = 0, ownMinor = 0] = Deno.version.deno.split(".").map(Number);
+  return ownMajor > major || ownMajor === major && ownMinor >= minor;
+}
+
 /** Runs until a signal stops it. Returns the exit code: 0, 1 for a run-time error, 2 for wrong usage, 130 if forced. */
 export async function main(args: string[]): Promise<number> {
   try {
+    if (!isDenoSince(2, 5)) throw new Error(`http-server needs Deno 2.5 or later; this is Deno ${Deno.version.deno}`);
     const command = parseCommand(args);
     if (command.print === undefined) return await serve(command);
     console.log(command.print);
@@ -2156,6 +2164,7 @@ export async function main(args: string[]): Promise<number> {
 
 const SAME_SIGNAL = 300; // ms in which a second signal is the same one: `deno task` repeats a Ctrl-C of the terminal
 const RETRY_DELAY = 100; // ms before connections are accepted again
+const REPORT_INTERVAL = 60_000; // ms between two reports that they can't be accepted
 const STOP_LIMIT = 3000; // ms in which responses in flight can finish; some clients have stopped reading
 const FLUSH_LIMIT = 1000; // ms in which the log can be written; its reader may have stalled
 
@@ -2177,20 +2186,24 @@ async function serve(command: Command): Promise<number> {
   });
   announce(command, root, server.addr);
 
-  const drained = async () => {
+  let reportedAt = -Infinity;
+  const serveUntilStopped = async () => {
     for (let isAgain = false; !stop.signal.aborted; isAgain = true) {
       try {
         if (isAgain) server = listen({ ...command, host: hostname, port }, handler);
         await server.finished;
       } catch (error) {
         // Without a free file descriptor Deno stops accepting for good, although one may be free a moment later.
-        logError(`cannot accept a connection: ${errorMessage(error)}`);
+        if (performance.now() - reportedAt > REPORT_INTERVAL) {
+          logError(`cannot accept a connection: ${errorMessage(error)}`);
+          reportedAt = performance.now();
+        }
         await delay(RETRY_DELAY);
       }
     }
     return 0;
   };
-  const exitCode = await Promise.race([drained(), stopped]);
+  const exitCode = await Promise.race([serveUntilStopped(), stopped]);
   if (exitCode === 0) await Promise.race([log?.written, delay(FLUSH_LIMIT)]);
   return exitCode;
 }
