@@ -1490,14 +1490,12 @@ function bodyResponse(
   body: ReadableStream<Bytes>,
   range: ByteRange | undefined,
   isExact: boolean,
-) {
-  const { origin, status, headers } = representation;
-  if (range !== undefined) {
-    const exact = isExact ? body.pipeThrough(exactly(range.end - range.start + 1)) : body;
-    return new Response(exact, { status: 206, headers: representation.rangeHeaders(range) });
-  }
-  const exact = isExact || origin.stream !== undefined ? body.pipeThrough(exactly(origin.entry!.size)) : body;
-  return new Response(origin.stream === undefined ? exact : exact.pipeThrough(origin.stream()), { status, headers });
+): Response {
+  const { origin: { entry, stream }, status, headers } = representation;
+  const length = range === undefined ? entry!.size : range.end - range.start + 1;
+  const exact = isExact || stream !== undefined ? body.pipeThrough(exactly(length)) : body;
+  const init = range === undefined ? { status, headers } : { status: 206, headers: representation.rangeHeaders(range) };
+  return new Response(stream === undefined ? exact : exact.pipeThrough(stream()), init);
 }
 
 /** Builds the response to HEAD (RFC 9110, 9.3.2). */
