@@ -1753,6 +1753,7 @@ class LiveReload {
   #ignored: RegExp[];
   #lastSweep = Promise.resolve(false);
   #nextSweep?: Promise<boolean>;
+  #isWatching = false;
   #wake?: () => void; // ends the rest between two sweeps
 
   constructor(
@@ -1847,7 +1848,7 @@ class LiveReload {
         this.#listeners.add(listener);
         // A page of an old version reloads at once, unless the event for the pending changes will decide.
         if (version !== this.#version && this.#pending.size === 0) listener.enqueue(this.#event());
-        if (this.#listeners.size === 1) this.#watch();
+        if (!this.#isWatching) this.#watch();
       },
       cancel: () => {
         this.#listeners.delete(listener);
@@ -1865,6 +1866,7 @@ class LiveReload {
 
   /** Sweeps until nobody listens any more. */
   async #watch(): Promise<void> {
+    this.#isWatching = true;
     while (this.#listeners.size > 0) {
       const start = performance.now();
       const isChanged = await this.#sweep();
@@ -1872,9 +1874,10 @@ class LiveReload {
       const isQuiet = !isChanged && Date.now() - this.#lastChange >= QUIET_TIME;
       const isPending = this.#pending.size > 0;
       if (isPending && (isQuiet || end - this.#burstStart > BURST_LIMIT)) this.#announce();
-      if (this.#listeners.size === 0) return;
-      await this.#rest(isPending ? 0 : Math.max(SWEEP_REST, SWEEP_RATIO * (end - start)));
+      const rest = isPending ? 0 : Math.max(SWEEP_REST, SWEEP_RATIO * (end - start));
+      if (this.#listeners.size > 0) await this.#rest(rest);
     }
+    this.#isWatching = false;
   }
 
   async #rest(milliseconds: number): Promise<void> {
