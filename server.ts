@@ -9,10 +9,11 @@
  * 1. Handler: `createHandler` wires the sections together; every request passes `handle`, `respond` and `select`.
  * 2. Target: `parseTarget` turns the URL of a request into a host, a path and a query.
  * 3. Files: `look` finds the entry for a path, `open` opens it. Nothing else accesses the disk.
- * 4. Encodings: `select` returns the representation of a file in the best encoding that the client accepts.
- * 5. Conditions: `selectPart` chooses the full response, a range, 304, 412 or 416.
- * 6. Listing: `Listings.render` builds the page or the JSON of a folder without an index.html.
- * 7. Responses: common headers, errors, redirects, OPTIONS and the log line; `send` builds the response for a file.
+ * 4. Content types: `sniffType` decides what a file without a useful registered type is.
+ * 5. Encodings: `select` returns the representation of a file in the best encoding that the client accepts.
+ * 6. Conditions: `selectPart` chooses the full response, a range, 304, 412 or 416.
+ * 7. Listing: `Listings.render` builds the page or the JSON of a folder without an index.html.
+ * 8. Responses: common headers, errors, redirects, OPTIONS and the log line; `send` builds the response for a file.
  *
  * Two sections are optional: Password rejects requests without credentials, Live reload adds a script to pages and sends
  * it events. Command line and Server start and stop the program.
@@ -387,12 +388,8 @@ export type ByteRange = { start: number; end: number };
 const SETTLING_TIME = 2000; // ms in which a second change may leave the same mtime: FAT has a resolution of 2 s
 const READ_SIZE = 1 << 20; // bytes; larger files are not read into memory
 const SYNC_SIZE = 64 << 10; // bytes; reads up to this size are faster synchronously than in a thread
-const SNIFFED_SIZE = 1024; // bytes at the start of a file that may decide its type
 const CACHE_LIMIT = 64 << 20; // bytes of all entries and what was made from them
 const ENTRY_SIZE = 1 << 10; // bytes of an entry in memory
-
-/** Source code; its registered types, such as video/mp2t for `.ts`, would make the browser download it. */
-const SOURCE_CODE = /^\.(?:ts|tsx|mts|cts|cjs|rs|toml|sql|sh|tex)$/;
 
 /** All access to the served folder: lookup, change detection, contents and content types. */
 class Files {
@@ -590,22 +587,17 @@ class Files {
     return undefined;
   }
 
-  /** Returns the content type of a file: by the extension in the URL, or sniffed from its first bytes. */
+  /** Returns the content type of a file, given its first bytes. Throws NotFound if the file was deleted. */
   async typeOf({ path, file }: Entry, start: Bytes): Promise<string> {
     const extension = extname(path).toLowerCase();
-    let type = this.#types.get(extension);
-    if (type === undefined) {
+    let registered = this.#types.get(extension);
+    if (registered === undefined) {
       const { ok, headers } = await this.#serveDir("HEAD", file);
       if (!ok) throw new Deno.errors.NotFound("the file was deleted");
-      type = headers.get("content-type");
-      this.#types.set(extension, type);
+      registered = headers.get("content-type");
+      this.#types.set(extension, registered);
     }
-    const sniffed = start.subarray(0, SNIFFED_SIZE);
-    if (extension === "" && isHtmlStart(sniffed)) type = "text/html; charset=UTF-8";
-    if (type === null || SOURCE_CODE.test(extension)) {
-      return isText(sniffed) ? "text/plain; charset=UTF-8" : type ?? "application/octet-stream";
-    }
-    return isHtmlType(type) && hasOtherCharset(sniffed) ? "text/html" : type;
+    return sniffType(extension, registered, start.subarray(0, SNIFFED_SIZE));
   }
 
   #serveDir(method: string, file: DiskPath): Promise<Response> {
@@ -691,38 +683,6 @@ function isSameFile(one: Entry, other: Entry): boolean {
   return one.realPath === other.realPath && one.inode === other.inode && one.device === other.device;
 }
 
-/** Reports whether bytes are the start of UTF-8 text: no control characters but white space and escape sequences. */
-function isText(start: Bytes): boolean {
-  try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(start, { stream: true });
-    // deno-lint-ignore no-control-regex -- it looks for control characters
-    return !/[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]/.test(text);
-  } catch {
-    return false;
-  }
-}
-
-function isHtmlStart(start: Bytes): boolean {
-  return /^\ufeff?\s*<!doctype html/i.test(new TextDecoder().decode(start));
-}
-
-/** Reports whether HTML declares a charset other than UTF-8 (HTML standard, 13.2.3.2), or is UTF-16 by its byte order mark. */
-function hasOtherCharset(start: Bytes): boolean {
-  if (isUtf16(start)) return true;
-  const text = new TextDecoder("latin1").decode(start).replace(/<!--.*?(?:-->|$)/gs, "");
-  const [, charset] = /<meta\s[^>]*?charset\s*=\s*["']?\s*([\w-]+)/i.exec(text) ?? [];
-  return charset !== undefined && !/^utf-?8$/i.test(charset);
-}
-
-/** Reports whether text starts with the byte order mark of UTF-16. */
-function isUtf16([first, second]: Bytes): boolean {
-  return first === 0xfe && second === 0xff || first === 0xff && second === 0xfe;
-}
-
-function isHtmlType(type: string | null): boolean {
-  return type?.startsWith("text/html") ?? false;
-}
-
 /** Passes exactly `size` bytes: cuts the rest, and fails if there are fewer. */
 function exactly(size: number): TransformStream<Bytes, Bytes> {
   return new TransformStream({
@@ -779,6 +739,54 @@ export class LruCache<Value> {
     this.size -= this.#items.get(key)?.size ?? 0;
     this.#items.delete(key);
   }
+}
+
+// Content types -----------------------------------------------------------------------------------------------------
+
+const SNIFFED_SIZE = 1024; // bytes at the start of a file that may decide its type
+
+/** Source code; its registered types, such as video/mp2t for `.ts`, would make the browser download it. */
+const SOURCE_CODE = /^\.(?:ts|tsx|mts|cts|cjs|rs|toml|sql|sh|tex)$/;
+
+/** Returns the registered type of an extension (null if there is none), unless the first bytes of the file decide. */
+function sniffType(extension: string, registered: string | null, start: Bytes): string {
+  const type = extension === "" && isHtmlStart(start) ? "text/html; charset=UTF-8" : registered;
+  if (type === null || SOURCE_CODE.test(extension)) {
+    return isText(start) ? "text/plain; charset=UTF-8" : type ?? "application/octet-stream";
+  }
+  return isHtmlType(type) && hasOtherCharset(start) ? "text/html" : type;
+}
+
+/** Reports whether bytes are the start of UTF-8 text: no control characters but white space and escape sequences. */
+function isText(start: Bytes): boolean {
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(start, { stream: true });
+    // deno-lint-ignore no-control-regex -- it looks for control characters
+    return !/[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]/.test(text);
+  } catch {
+    return false;
+  }
+}
+
+function isHtmlStart(start: Bytes): boolean {
+  return /^\ufeff?\s*<!doctype html/i.test(new TextDecoder().decode(start));
+}
+
+/** Reports whether HTML declares a charset other than UTF-8 (HTML standard, 13.2.3.2), or is UTF-16 by its byte order mark. */
+function hasOtherCharset(start: Bytes): boolean {
+  if (isUtf16(start)) return true;
+  const text = new TextDecoder("latin1").decode(start).replace(/<!--.*?(?:-->|$)/gs, "");
+  const [, charset] = /<meta\s[^>]*?charset\s*=\s*["']?\s*([\w-]+)/i.exec(text) ?? [];
+  return charset !== undefined && !/^utf-?8$/i.test(charset);
+}
+
+/** Reports whether text starts with the byte order mark of UTF-16. */
+function isUtf16([first, second]: Bytes): boolean {
+  return first === 0xfe && second === 0xff || first === 0xff && second === 0xfe;
+}
+
+function isHtmlType(type: string | null): boolean {
+  return type?.startsWith("text/html") ?? false;
 }
 
 // Encodings ---------------------------------------------------------------------------------------------------------
