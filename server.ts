@@ -215,7 +215,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
 
   /** Returns the `404.html` nearest to the path, from its folder up to the root, or a plain-text 404. */
   async function selectNotFound(request: Request, path: UrlPath): Promise<Representation | Response> {
-    for (let folder: UrlPath | undefined = files.deepestFolder(path); folder; folder = parentOf(folder)) {
+    const deepest = files.deepestFolder(path);
+    const end = path.indexOf("/", deepest.length);
+    if (end > 0) live?.record(path.slice(0, end) as UrlPath, undefined); // missing now, but it may be created with a 404.html
+    for (let folder: UrlPath | undefined = deepest; folder; folder = parentOf(folder)) {
       try {
         const entry = look(append(folder, NOT_FOUND_PAGE));
         if (entry?.isFile) return await (await encodings.select(entry, request.headers)).withStatus(404);
@@ -1676,10 +1679,11 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
   async function reload(newVersion) {
     events.close(); // it may use the last connection
     const response = await fetch(location.href, { method: "HEAD", headers: { "${LIVE_CHECK_HEADER}": "1" } }).catch(() => {});
-    const { ok, headers = new Headers() } = response ?? {};
+    if (response === undefined) return setTimeout(listen, 1000); // the server is away
+    const { ok, headers } = response;
     // A listing or an error page is no reason to replace a page that came from a file.
     const isFile = headers.has("accept-ranges") || !headers.get("content-type")?.startsWith("text/html");
-    const isReady = isStandIn ? response !== undefined : ok && isFile && headers.get("content-length") !== "0";
+    const isReady = isStandIn || ok && isFile && headers.get("content-length") !== "0";
     if (isReady && isFirstAttempt(newVersion)) return location.reload();
     version = newVersion;
     listen();
@@ -1876,10 +1880,10 @@ class LiveReload {
   async #watch(): Promise<void> {
     this.#isWatching = true;
     while (this.#listeners.size > 0) {
-      const start = performance.now();
+      const [time, start] = [Date.now(), performance.now()];
       const isChanged = await this.#sweep();
       const end = performance.now();
-      const isQuiet = !isChanged && Date.now() - this.#lastChange >= QUIET_TIME;
+      const isQuiet = !isChanged && time - this.#lastChange >= QUIET_TIME;
       const isPending = this.#pending.size > 0;
       if (isPending && (isQuiet || end - this.#burstStart > BURST_LIMIT)) this.#announce();
       const rest = isPending ? 0 : Math.max(SWEEP_REST, SWEEP_RATIO * (end - start));
