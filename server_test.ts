@@ -1,8 +1,9 @@
 /**
  * Tests of http-server, in the order of the sections of server.ts. Run them with `deno task test`.
  *
- * Tests that depend on the machine are ignored elsewhere: permission tests need root, because only root can drop its
- * rights temporarily, and tests that count open files or bytes read need Linux.
+ * Tests that depend on the machine are ignored elsewhere: some permission tests need root, because only root can drop its
+ * rights temporarily, tests that count open files or bytes read need Linux, and tests of signals or links need a system
+ * that has them.
  *
  * @module
  */
@@ -16,7 +17,7 @@ import {
   assertThrows,
   fail,
 } from "@std/assert";
-import { dirname, join } from "@std/path";
+import { basename, dirname, join } from "@std/path";
 import http2 from "node:http2";
 import process from "node:process";
 import {
@@ -30,15 +31,21 @@ import {
 import { makeCertificate } from "./.ci/certificate.ts";
 import {
   type Answer,
+  CAN_DROP_RIGHTS,
   chmod,
   type Finished,
+  HAS_LINKS,
   here,
+  link,
   openFiles,
   PERMISSIONS,
   RawClient,
+  removeFolder,
   script,
   Served,
   Site,
+  until,
+  within,
   withoutRights,
 } from "./.ci/fixtures.ts";
 import { fuzz } from "./.ci/fuzz.ts";
@@ -62,7 +69,16 @@ import {
 
 const isWindows = Deno.build.os === "windows";
 const isLinux = Deno.build.os === "linux";
-const isRoot = !isWindows && Deno.uid() === 0;
+const isRoot = !isWindows && Deno.uid() === 0 && CAN_DROP_RIGHTS;
+
+/** Whether a test can be without permission for a file. Windows has no modes, and root may read everything. */
+const canBeDenied = !isWindows && (Deno.uid() !== 0 || CAN_DROP_RIGHTS);
+
+/** Deno 2.5 is still supported, but some tests need what later versions have. */
+const isOldDeno = /^2\.[0-6]\./.test(Deno.version.deno);
+
+/** The best encoding of responses that the server compresses. */
+const BEST = isOldDeno ? "gzip" : "zstd";
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
@@ -93,17 +109,6 @@ async function stderrOf(fn: () => unknown): Promise<string[]> {
   return lines;
 }
 
-/** Waits for a promise and rejects after 30 seconds, so that a broken test fails instead of hanging. */
-async function withTimeout<T>(promise: Promise<T>): Promise<T> {
-  const timeout = Promise.withResolvers<never>();
-  const timer = setTimeout(() => timeout.reject(new Error("timed out")), 30_000);
-  try {
-    return await Promise.race([promise, timeout.promise]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
 /** Sends a request to a handler. The URL parser normalizes the path; use {@linkcode RawClient} for hostile paths. */
 async function fetchFrom(handler: Handler, path: string, init: RequestInit = {}): Promise<Answer> {
   const response = await handler(new Request(`http://localhost${path}`, init));
@@ -123,10 +128,17 @@ function start(handlerOrOptions: Partial<Options> | Handler) {
 }
 
 /** Sends one request over a new connection, without normalizing the target. */
-async function rawGet(port: number, target: string, headers = "Host: localhost\r\n", method = "GET"): Promise<Answer> {
-  using client = await RawClient.connect(port);
+async function rawGet(
+  port: number,
+  target: string,
+  headers = "Host: localhost\r\n",
+  method = "GET",
+  hostname?: string,
+): Promise<Answer> {
+  using client = await RawClient.connect(port, hostname);
   await client.send(`${method} ${target} HTTP/1.1\r\n${headers}Connection: close\r\n\r\n`);
-  return await client.receive(method) ?? fail(`no response to ${target}`);
+  return await within(client.receive(method), `a response to ${target.slice(0, 100)}`) ??
+    fail(`no response to ${target}`);
 }
 
 /** Requests a path and decodes the response body. */
@@ -154,7 +166,10 @@ async function bytesRead(fn: () => Promise<unknown>): Promise<number> {
 async function clockTick(file: string): Promise<void> {
   const { ctime } = await Deno.stat(file);
   const probe = await Deno.makeTempFile({ dir: dirname(file) });
-  while ((await Deno.stat(probe)).ctime!.getTime() <= ctime!.getTime()) await Deno.writeTextFile(probe, "");
+  await until(async () => {
+    await Deno.writeTextFile(probe, "");
+    return (await Deno.stat(probe)).ctime!.getTime() > ctime!.getTime();
+  }, "a tick of the disk's clock");
   await Deno.remove(probe);
 }
 
@@ -240,7 +255,7 @@ async function listen(handler: Handler, version: string) {
   return {
     /** Returns the next change, or undefined at the end of the stream. */
     async next(): Promise<Change | undefined> {
-      const { value, done } = await withTimeout(reader.read());
+      const { value, done } = await within(reader.read(), "a live-reload event");
       if (done) return undefined;
       const [, data] = /^data:(.*)\n\n$/.exec(value) ?? fail(value);
       return JSON.parse(data!);
@@ -251,10 +266,14 @@ async function listen(handler: Handler, version: string) {
 
 /** Runs http-server until it exits, for command lines that do not start a server. */
 async function run(args: string[], permissions = PERMISSIONS): Promise<Finished> {
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+  const child = new Deno.Command(Deno.execPath(), {
     args: ["run", "--quiet", "--no-prompt", ...permissions, script, ...args],
     stdin: "null",
-  }).output();
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const what = `the exit of http-server ${args.join(" ")}`;
+  const { code, stdout, stderr } = await within(child.output(), what, () => child.kill("SIGKILL"));
   return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
 }
 
@@ -271,20 +290,28 @@ async function runMain(args: string[]): Promise<Finished> {
   }
 }
 
+/** Splits the path of a file into its drive, which only Windows has, and the URL path below the drive's root. */
+function splitDrive(file: string): [drive: string, path: string] {
+  const [drive = ""] = /^[A-Z]:/i.exec(file) ?? [];
+  return [drive, file.slice(drive.length).replaceAll("\\", "/")];
+}
+
 // Handler ------------------------------------------------------------------------------------------------------------
 
 Deno.test("handler() serves index.html, a listing or a 404 for a folder", async () => {
+  await using outside = await Site.lay({ "secret.txt": "SECRET" });
   await using site = await Site.lay({
     "index.html": "root",
     "linked/real.html": "linked index",
     "linked/index.html": { link: "real.html" },
     "bare/a.txt": "a",
     "odd/index.html/x": "an index that is a folder",
-    "leak/index.html": { link: "/etc/passwd" },
+    "leak": null,
+    "leak/index.html": { link: outside.file("secret.txt") },
   });
   const handler = handlerFor({ root: site.root });
   assertEquals((await get(handler, "/")).text, "root");
-  assertEquals((await get(handler, "/linked/")).text, "linked index");
+  if (HAS_LINKS) assertEquals((await get(handler, "/linked/")).text, "linked index");
   for (const folder of ["/bare/", "/odd/", "/leak/"]) {
     const { status, headers, text } = await get(handler, folder);
     assertEquals([status, headers.get("content-type")], [200, "text/html; charset=UTF-8"], folder);
@@ -304,7 +331,7 @@ Deno.test("handler() redirects to the canonical URL of a file or folder, without
   await using site = await Site.lay({
     "sub/index.html": "sub",
     "a.txt": "a",
-    "odd é?#%/a.txt": "odd",
+    [isWindows ? "odd é#%/a.txt" : "odd é?#%/a.txt"]: "odd", // Windows forbids question marks
     "evil.com/a.txt": "a",
   });
   const handler = handlerFor({ root: site.root });
@@ -313,7 +340,7 @@ Deno.test("handler() redirects to the canonical URL of a file or folder, without
     ["/sub?q=1&r=%20/", "/sub/?q=1&r=%20/"],
     ["/a.txt/", "/a.txt"],
     ["/a.txt/?q", "/a.txt?q"],
-    ["/odd%20%C3%A9%3F%23%25", "/odd%20%C3%A9%3F%23%25/"],
+    isWindows ? ["/odd%20%C3%A9%23%25", "/odd%20%C3%A9%23%25/"] : ["/odd%20%C3%A9%3F%23%25", "/odd%20%C3%A9%3F%23%25/"],
   ];
   for (const [path, location] of cases) {
     const { status, headers, text } = await get(handler, path);
@@ -328,6 +355,7 @@ Deno.test("handler() redirects to the canonical URL of a file or folder, without
   }
   assertEquals((await rawGet(server.port, "//evil.com/a.txt/..", "Host: evil.com\r\n")).status, 200);
   assertEquals((await rawGet(server.port, "/a.txt/.?q")).headers.get("location"), "/a.txt?q");
+  if (isOldDeno) return; // which refuses the next target
   const { headers } = await rawGet(server.port, "/sub?é\u{80}");
   assertEquals(headers.get("location"), "/sub/?%C3%A9%C2%80");
 });
@@ -385,8 +413,10 @@ Deno.test("handler() responds to HEAD as to GET, without the body", async () => 
   }
 });
 
+/** Returns the headers without Date, and without those that Deno 2.5 sends with one of the two methods only. */
 function withoutDate(headers: Headers): [string, string][] {
-  return [...headers].filter(([name]) => name !== "date");
+  const ignored = isOldDeno ? ["date", "vary", "content-length"] : ["date"];
+  return [...headers].filter(([name]) => !ignored.includes(name));
 }
 
 Deno.test("handler() never waits for the request body", async () => {
@@ -736,7 +766,8 @@ Deno.test("handler() stays inside the root for every spelling of a path", async 
     "/..;/secret.txt",
     "/%252e%252e/secret.txt",
     "/file:///etc/passwd",
-    outside.root + "/secret.txt",
+    splitDrive(outside.file("secret.txt"))[1],
+    `/${splitDrive(outside.file("secret.txt")).join("")}`, // as in /C:/secret.txt
   ];
   for (const target of spellings) {
     await t.step(target, async () => {
@@ -1079,45 +1110,49 @@ Deno.test("handler() checks the method before it redirects to the base", async (
   }
 });
 
-Deno.test("handler() refuses foreign hosts over HTTP/2, wherever the host is", async (t) => {
-  const { cert, key } = await makeCertificate();
-  await using site = await Site.lay({ "a.txt": "a" });
-  const handler = createHandler({ root: site.root, allowHosts: ["files.example"] });
-  await using server = Deno.serve({ port: 0, hostname: "127.0.0.1", cert, key, onListen() {} }, handler);
-  const session = http2.connect(`https://localhost:${server.addr.port}`, { ca: cert });
-  const request = (headers: Record<string, string>) =>
-    new Promise<[unknown, string]>((resolve, reject) => {
-      const stream = session.request({ ":path": "/a.txt", ...headers });
-      let status: unknown;
-      let text = "";
-      stream.on("response", (headers) => status = headers[":status"]);
-      stream.on("data", (chunk) => text += chunk);
-      stream.on("end", () => resolve([status, text]));
-      stream.on("error", reject);
-      stream.end();
-    });
-  const cases: [Record<string, string>, number][] = [
-    [{}, 200],
-    [{ ":authority": "localhost:1" }, 200],
-    [{ ":authority": "127.0.0.1" }, 200],
-    [{ ":authority": "[::1]:443" }, 200],
-    [{ ":authority": "files.example" }, 200],
-    [{ ":authority": "evil.example" }, 403],
-    [{ ":authority": "evil.example:443" }, 403],
-    [{ ":authority": "localhost.evil.example" }, 403],
-    [{ ":authority": "evil.example", host: "localhost" }, 403],
-    [{ ":authority": "localhost", host: "evil.example" }, 403],
-  ];
-  try {
-    await each(t, cases, ([headers]) => JSON.stringify(headers), async ([headers, status]) => {
-      const [actual, text] = await withTimeout(request(headers));
-      assertEquals(actual, status);
-      if (status === 200) assertEquals(text, "a");
-      else assertMatch(text, /^403 Forbidden\n.* --allow-host (localhost\.)?evil\.example\n$/);
-    });
-  } finally {
-    await new Promise<void>((resolve) => session.close(resolve));
-  }
+Deno.test({
+  name: "handler() refuses foreign hosts over HTTP/2, wherever the host is",
+  ignore: isOldDeno, // whose HTTP/2 client trusts no certificate of ours
+  async fn(t) {
+    const { cert, key } = await makeCertificate();
+    await using site = await Site.lay({ "a.txt": "a" });
+    const handler = createHandler({ root: site.root, allowHosts: ["files.example"] });
+    await using server = Deno.serve({ port: 0, hostname: "127.0.0.1", cert, key, onListen() {} }, handler);
+    const session = http2.connect(`https://localhost:${server.addr.port}`, { ca: cert });
+    const request = (headers: Record<string, string>) =>
+      new Promise<[unknown, string]>((resolve, reject) => {
+        const stream = session.request({ ":path": "/a.txt", ...headers });
+        let status: unknown;
+        let text = "";
+        stream.on("response", (headers) => status = headers[":status"]);
+        stream.on("data", (chunk) => text += chunk);
+        stream.on("end", () => resolve([status, text]));
+        stream.on("error", reject);
+        stream.end();
+      });
+    const cases: [Record<string, string>, number][] = [
+      [{}, 200],
+      [{ ":authority": "localhost:1" }, 200],
+      [{ ":authority": "127.0.0.1" }, 200],
+      [{ ":authority": "[::1]:443" }, 200],
+      [{ ":authority": "files.example" }, 200],
+      [{ ":authority": "evil.example" }, 403],
+      [{ ":authority": "evil.example:443" }, 403],
+      [{ ":authority": "localhost.evil.example" }, 403],
+      [{ ":authority": "evil.example", host: "localhost" }, 403],
+      [{ ":authority": "localhost", host: "evil.example" }, 403],
+    ];
+    try {
+      await each(t, cases, ([headers]) => JSON.stringify(headers), async ([headers, status]) => {
+        const [actual, text] = await within(request(headers), "a response over HTTP/2");
+        assertEquals(actual, status);
+        if (status === 200) assertEquals(text, "a");
+        else assertMatch(text, /^403 Forbidden\n.* --allow-host (localhost\.)?evil\.example\n$/);
+      });
+    } finally {
+      await new Promise<void>((resolve) => session.close(resolve));
+    }
+  },
 });
 
 // Files --------------------------------------------------------------------------------------------------------------
@@ -1154,7 +1189,7 @@ const REVEALING_HEADERS: Record<string, string>[] = [
 
 Deno.test({
   name: "handler() responds with a 403 for unreadable files and folders",
-  ignore: isWindows,
+  ignore: !canBeDenied,
   async fn() {
     await using site = await Site.lay({
       "file.txt": "x",
@@ -1194,77 +1229,91 @@ Deno.test({
   },
 });
 
-Deno.test("handler() follows links inside the root, and links out of it only with the symlinks option", async () => {
-  await using outside = await Site.lay({
-    "secret.txt": "SECRET",
-    "folder/secret.txt": "SECRET",
-    "www-private/secret.txt": "SECRET",
-  });
-  await using site = await Site.lay({
-    "a.txt": "a",
-    "sub/b.txt": "b",
-    "inner": { link: "a.txt" },
-    "innerfolder": { link: "sub" },
-    "leak.txt": { link: join(outside.root, "secret.txt") },
-    "leakfolder": { link: join(outside.root, "folder") },
-    "relative": { link: "../secret.txt" },
-    "sub/deep": { link: join(outside.root, "folder") },
-    "indirect": { link: "leak.txt" },
-    "back": { link: "." },
-    "dangling": { link: "nothing" },
-    "loop": { link: "loop" },
-    "page.html": { link: join(outside.root, "secret.txt") },
-    "404.html": { link: join(outside.root, "secret.txt") },
-  });
-  const leaks = [
-    "/leak.txt",
-    "/leakfolder/",
-    "/leakfolder/secret.txt",
-    "/sub/deep/secret.txt",
-    "/innerfolder/deep/secret.txt",
-    "/indirect",
-  ];
-  const handler = handlerFor({ root: site.root });
-  for (
-    const path of [
-      ...leaks,
-      "/leakfolder",
-      "/relative",
-      "/dangling",
-      "/loop",
-      "/loop/x",
-      "/page",
-      "/page.html",
-      "/nothing",
-    ]
-  ) {
-    const { status, text } = await get(handler, path);
-    assertEquals([status, text], [404, "404 Not Found\n"], path);
-  }
-  assertEquals((await get(handler, "/inner")).text, "a");
-  assertEquals((await get(handler, "/innerfolder/b.txt")).text, "b");
-  assertEquals((await get(handler, "/back/back/a.txt")).text, "a");
+Deno.test({
+  name: "handler() follows links inside the root, and links out of it only with the symlinks option",
+  ignore: !HAS_LINKS,
+  async fn() {
+    await using outside = await Site.lay({
+      "secret.txt": "SECRET",
+      "folder/secret.txt": "SECRET",
+      "www-private/secret.txt": "SECRET",
+    });
+    await using site = await Site.lay({
+      "a.txt": "a",
+      "sub/b.txt": "b",
+      "inner": { link: "a.txt" },
+      "innerfolder": { link: "sub" },
+      "leak.txt": { link: join(outside.root, "secret.txt") },
+      "leakfolder": { link: join(outside.root, "folder") },
+      "relative": { link: "../secret.txt" },
+      "sub/deep": { link: join(outside.root, "folder") },
+      "indirect": { link: "leak.txt" },
+      "back": { link: "." },
+      "dangling": { link: "nothing" },
+      "loop": { link: "loop" },
+      "page.html": { link: join(outside.root, "secret.txt") },
+      "404.html": { link: join(outside.root, "secret.txt") },
+    });
+    const leaks = [
+      "/leak.txt",
+      "/leakfolder/",
+      "/leakfolder/secret.txt",
+      "/sub/deep/secret.txt",
+      "/innerfolder/deep/secret.txt",
+      "/indirect",
+    ];
+    const handler = handlerFor({ root: site.root });
+    for (
+      const path of [
+        ...leaks,
+        "/leakfolder",
+        "/relative",
+        "/dangling",
+        "/loop",
+        "/loop/x",
+        "/page",
+        "/page.html",
+        "/nothing",
+      ]
+    ) {
+      const { status, text } = await get(handler, path);
+      assertEquals([status, text], [404, "404 Not Found\n"], path);
+    }
+    assertEquals((await get(handler, "/inner")).text, "a");
+    assertEquals((await get(handler, "/innerfolder/b.txt")).text, "b");
+    assertEquals((await get(handler, "/back/back/a.txt")).text, "a");
 
-  const following = handlerFor({ root: site.root, symlinks: true });
-  for (const path of leaks.filter((path) => !path.endsWith("/"))) {
-    assertEquals((await get(following, path)).text, "SECRET", path);
-  }
-  for (const path of ["/dangling", "/loop", "/loop/x"]) assertEquals((await get(following, path)).status, 404, path);
+    const following = handlerFor({ root: site.root, symlinks: true });
+    for (const path of leaks.filter((path) => !path.endsWith("/"))) {
+      assertEquals((await get(following, path)).text, "SECRET", path);
+    }
+    for (const path of ["/dangling", "/loop", "/loop/x"]) assertEquals((await get(following, path)).status, 404, path);
+  },
 });
 
-Deno.test("handler() serves a root that is itself a link, but not a sibling folder with the same prefix", async () => {
-  await using site = await Site.lay({ "www/a.txt": "a", "www-private/secret.txt": "SECRET", "link": { link: "www" } });
-  await Deno.symlink("../www-private/secret.txt", site.file("www/leak"));
-  const handler = handlerFor({ root: site.file("link") });
-  assertEquals((await get(handler, "/a.txt")).text, "a");
-  assertEquals((await get(handler, "/leak")).status, 404);
-  assertEquals((await get(handlerFor({ root: "/" }), site.file("www/a.txt"))).text, "a");
+Deno.test({
+  name: "handler() serves a root that is itself a link, but not a sibling folder with the same prefix",
+  ignore: !HAS_LINKS,
+  async fn() {
+    await using site = await Site.lay({
+      "www/a.txt": "a",
+      "www-private/secret.txt": "SECRET",
+      "link": { link: "www" },
+    });
+    link("../www-private/secret.txt", site.file("www/leak"));
+    const handler = handlerFor({ root: site.file("link") });
+    assertEquals((await get(handler, "/a.txt")).text, "a");
+    assertEquals((await get(handler, "/leak")).status, 404);
+    const [drive, path] = splitDrive(site.file("www/a.txt"));
+    assertEquals((await get(handlerFor({ root: `${drive}/` }), path)).text, "a");
 
-  // A deployment points the link to another version.
-  site.write({ "next/a.txt": "next" });
-  await Deno.symlink("next", site.file("link.new"));
-  await Deno.rename(site.file("link.new"), site.file("link"));
-  assertEquals((await get(handler, "/a.txt")).text, "next");
+    // A deployment points the link to another version.
+    if (isWindows) return; // which can't replace a link to a folder
+    site.write({ "next/a.txt": "next" });
+    link("next", site.file("link.new"));
+    await Deno.rename(site.file("link.new"), site.file("link"));
+    assertEquals((await get(handler, "/a.txt")).text, "next");
+  },
 });
 
 Deno.test("handler() sends a Content-Type for every file", async () => {
@@ -1326,7 +1375,8 @@ Deno.test("handler() derives the type from the URL, not from a link's target or 
   };
   await using site = await Site.lay(tree);
   const handler = handlerFor({ root: site.root });
-  for (const [path, type] of [["/lib.mjs", "javascript"], ["/page.html", "html"], ["/other.mjs", "javascript"]]) {
+  const links = [["/lib.mjs", "javascript"], ["/page.html", "html"]];
+  for (const [path, type] of [...HAS_LINKS ? links : [], ["/other.mjs", "javascript"]]) {
     assertEquals((await get(handler, path!)).headers.get("content-type"), `text/${type}; charset=UTF-8`, path);
   }
   assertEquals((await get(handler, "/other.html")).headers.get("content-type"), "text/html; charset=UTF-8");
@@ -1334,7 +1384,7 @@ Deno.test("handler() derives the type from the URL, not from a link's target or 
 
 Deno.test({
   name: "handler() keeps responding if a FIFO replaces a file while it is opened",
-  ignore: !isLinux,
+  ignore: !isLinux || isOldDeno, // opening a FIFO blocks Deno 2.5
   async fn() {
     await using site = await Site.lay({ "a.txt": "a", "b.txt": "b" });
     assert((await new Deno.Command("mkfifo", { args: [site.file("fifo")] }).output()).success);
@@ -1510,7 +1560,7 @@ Deno.test({
     assertEquals(requested.count, 12_000);
     for (const name of ["one", "two"]) { // without switching, twice each: nothing stale is cached
       await Deno.remove(site.file("new")).catch(() => {});
-      await Deno.symlink(name, site.file("new"));
+      link(name, site.file("new"));
       await Deno.rename(site.file("new"), root);
       for (let i = 0; i < 2 * count; i++) {
         assertEquals((await get(handler, `/sub/${i % count}.txt`)).text, pad(name, i % count));
@@ -1795,7 +1845,7 @@ Deno.test({
       const args = ["--port", "0", "--host", "127.0.0.1", "--symlinks", root];
       await using server = await Served.start(args, { permissions, shell });
       const statuses = [];
-      for (const path of paths) statuses.push((await withTimeout(rawGet(server.port, path))).status);
+      for (const path of paths) statuses.push((await rawGet(server.port, path)).status);
       assert(!/Allow\?|requests read access/.test(server.log), server.log);
       return statuses;
     };
@@ -1907,8 +1957,7 @@ Deno.test({
               if (isPlain) assertEquals(length, `${received.length}`, outcome);
             }
           });
-          for (let turn = 0; turn < 100 && openFiles(site.root) > 0; turn++) await Deno.stat(file).catch(() => {}); // closed later
-          assertEquals(openFiles(site.root), 0, `${outcome}: open files`);
+          await until(() => openFiles(site.root) === 0, `files to be closed: ${outcome}`);
           if (!isChanged) change(); // this request did not need the step
           const { status, text: next } = await getDecoded(handler, "/a.txt", headers["accept-encoding"] ?? "");
           assertEquals(status, now === undefined ? 404 : 200, outcome);
@@ -1951,7 +2000,7 @@ Deno.test({
           `globalThis.log ??= Deno.openSync(root + "/a.log", { append: true }); log.writeSync(new Uint8Array([120]));`,
         );
         const hasStarted = async () => (await Deno.stat(site.file("a.log"))).size > size;
-        for (let turn = 0; turn < 100_000 && !await hasStarted(); turn++);
+        await until(hasStarted, "the writer");
         const headers: Record<string, string> = { "accept-encoding": accept, ...range && { range } };
         for (let count = 0; count < 50 || growths < 20 && count < 1000; count++) {
           const response = await fetch(url, { headers });
@@ -2124,8 +2173,46 @@ Deno.test("handler() serves a change on the very next request, whatever is cache
   const OLD = "old ".repeat(1000);
   const NEW = "new ".repeat(1000);
   const time = new Date("2020-01-01");
+  await using outside = await Site.lay({ "secret.txt": "SECRET", "a.txt": "SECRET" });
   await using site = await Site.lay({});
-  const changes: Record<string, [change: (file: string) => Promise<unknown>, status: number, text: string]> = {
+  type Changes = Record<string, [change: (file: string) => Promise<unknown>, status: number, text: string]>;
+  const linkChanges: Changes = {
+    "replaced by a link to another file": [
+      async (file) => {
+        await Deno.writeTextFile(`${file}.other`, NEW);
+        await Deno.remove(file);
+        link(`${file}.other`, file);
+      },
+      200,
+      NEW,
+    ],
+    "replaced by a link to the outside": [
+      async (file) => {
+        await Deno.remove(file);
+        link(outside.file("secret.txt"), file);
+      },
+      404,
+      "404 Not Found\n",
+    ],
+    "folder replaced by a link to the outside": [
+      async (file) => {
+        await Deno.remove(dirname(file), { recursive: true });
+        link(outside.root, dirname(file));
+      },
+      404,
+      "404 Not Found\n",
+    ],
+    "folder moved outside and linked": [
+      async (file) => {
+        const moved = join(site.root, crypto.randomUUID());
+        await Deno.rename(dirname(file), moved);
+        link(moved, dirname(file));
+      },
+      404,
+      "404 Not Found\n",
+    ],
+  };
+  const changes: Changes = {
     "overwritten": [(file) => Deno.writeTextFile(file, NEW), 200, NEW],
     "overwritten, same mtime": [
       async (file) => {
@@ -2156,40 +2243,7 @@ Deno.test("handler() serves a change on the very next request, whatever is cache
       200,
       NEW,
     ],
-    "replaced by a link to another file": [
-      async (file) => {
-        await Deno.writeTextFile(`${file}.other`, NEW);
-        await Deno.remove(file);
-        await Deno.symlink(`${file}.other`, file);
-      },
-      200,
-      NEW,
-    ],
-    "replaced by a link to the outside": [
-      async (file) => {
-        await Deno.remove(file);
-        await Deno.symlink("/etc/passwd", file);
-      },
-      404,
-      "404 Not Found\n",
-    ],
-    "folder replaced by a link to the outside": [
-      async (file) => {
-        await Deno.remove(dirname(file), { recursive: true });
-        await Deno.symlink("/etc", dirname(file));
-      },
-      404,
-      "404 Not Found\n",
-    ],
-    "folder moved outside and linked": [
-      async (file) => {
-        const moved = join(site.root, crypto.randomUUID());
-        await Deno.rename(dirname(file), moved);
-        await Deno.symlink(moved, dirname(file));
-      },
-      404,
-      "404 Not Found\n",
-    ],
+    ...HAS_LINKS ? linkChanges : {},
     "replaced by a folder": [
       async (file) => {
         await Deno.remove(file);
@@ -2198,7 +2252,7 @@ Deno.test("handler() serves a change on the very next request, whatever is cache
       301,
       "",
     ],
-    ...isWindows ? {} : { "made unreadable": [(file) => Deno.chmod(file, 0), 403, "403 Forbidden\n"] },
+    ...!canBeDenied ? {} : { "made unreadable": [(file) => Deno.chmod(file, 0), 403, "403 Forbidden\n"] },
   };
   const states = ["cold", "cached", "cached in another encoding"] as const;
   const trials = Object.keys(changes).flatMap((name) =>
@@ -2334,7 +2388,7 @@ Deno.test("handler() compresses compressible files and sends Vary", async () => 
     return [headers.get("content-encoding"), headers.get("vary")];
   };
   for (const path of ["/a.js", "/a.svg", "/a.json", "/a.wasm", "/LICENSE", "/page.html", "/page"]) {
-    assertEquals(await encodingOf(path, "gzip, deflate, br, zstd"), ["zstd", "Accept-Encoding"], path);
+    assertEquals(await encodingOf(path, "gzip, deflate, br, zstd"), [BEST, "Accept-Encoding"], path);
     assertEquals(await encodingOf(path, "gzip"), ["gzip", "Accept-Encoding"], path);
     assertEquals(await encodingOf(path, "br"), [null, "Accept-Encoding"], path);
     assertEquals(await encodingOf(path, ""), [null, "Accept-Encoding"], path);
@@ -2355,66 +2409,70 @@ Deno.test("handler() compresses compressible files and sends Vary", async () => 
   }
 });
 
-Deno.test("handler() serves the precompressed file unless it is older than the original", async () => {
-  const text = "original ".repeat(200);
-  const earlier = new Date("2020-01-01");
-  const after = new Date("2020-01-02");
-  await using outside = await Site.lay({ "secret.txt": "SECRET" });
-  await using site = await Site.lay({
-    "a.js": text,
-    "a.js.br": brotliCompressSync("precompressed br"),
-    "a.js.gz": gzipSync("precompressed gz"),
-    "a.js.zst": zstdCompressSync("precompressed zst"),
-    "stale.js": text,
-    "stale.js.br": brotliCompressSync("stale"),
-    "small.js": "x",
-    "small.js.gz": gzipSync("x"),
-    "leak.js": text,
-    "leak.js.gz": { link: join(outside.root, "secret.txt") },
-    "folder.js": text,
-    "folder.js.gz/x": "x",
-  });
-  const file = (name: string) => join(site.root, name);
-  for (const name of ["a.js", "small.js", "leak.js"]) await Deno.utime(file(name), earlier, earlier);
-  for (const name of ["a.js.br", "a.js.gz", "a.js.zst", "stale.js"]) await Deno.utime(file(name), after, after);
-  await Deno.utime(file("stale.js.br"), earlier, earlier);
+Deno.test({
+  name: "handler() serves the precompressed file unless it is older than the original",
+  ignore: isOldDeno, // which has no zstd
+  async fn() {
+    const text = "original ".repeat(200);
+    const earlier = new Date("2020-01-01");
+    const after = new Date("2020-01-02");
+    await using outside = await Site.lay({ "secret.txt": "SECRET" });
+    await using site = await Site.lay({
+      "a.js": text,
+      "a.js.br": brotliCompressSync("precompressed br"),
+      "a.js.gz": gzipSync("precompressed gz"),
+      "a.js.zst": zstdCompressSync("precompressed zst"),
+      "stale.js": text,
+      "stale.js.br": brotliCompressSync("stale"),
+      "small.js": "x",
+      "small.js.gz": gzipSync("x"),
+      "leak.js": text,
+      "leak.js.gz": { link: join(outside.root, "secret.txt") },
+      "folder.js": text,
+      "folder.js.gz/x": "x",
+    });
+    const file = (name: string) => join(site.root, name);
+    for (const name of ["a.js", "small.js", "leak.js"]) await Deno.utime(file(name), earlier, earlier);
+    for (const name of ["a.js.br", "a.js.gz", "a.js.zst", "stale.js"]) await Deno.utime(file(name), after, after);
+    await Deno.utime(file("stale.js.br"), earlier, earlier);
 
-  const handler = handlerFor({ root: site.root });
-  const sent = async (path: string, accept: string) => {
-    const { headers, text } = await getDecoded(handler, path, accept);
-    assertEquals(headers.get("content-type"), "text/javascript; charset=UTF-8");
-    assertEquals(headers.get("vary"), "Accept-Encoding");
-    return [headers.get("content-encoding"), text];
-  };
-  for (let count = 0; count < 2; count++) { // cold, then cached
-    assertEquals(await sent("/a.js", "gzip, br, zstd"), ["br", "precompressed br"]);
-    assertEquals(await sent("/a.js", "gzip, zstd"), ["zstd", "precompressed zst"]);
-    assertEquals(await sent("/a.js", "gzip"), ["gzip", "precompressed gz"]);
-    assertEquals(await sent("/a.js", ""), [null, text]);
-    assertEquals(await sent("/stale.js", "br"), [null, text]);
-    assertEquals(await sent("/stale.js", "br, gzip"), ["gzip", text]);
-    assertEquals(await sent("/small.js", "br, gzip"), ["gzip", "x"]);
-    for (const path of ["/leak.js", "/folder.js"]) {
-      assertEquals(await sent(path, "gzip"), ["gzip", text], path);
+    const handler = handlerFor({ root: site.root });
+    const sent = async (path: string, accept: string) => {
+      const { headers, text } = await getDecoded(handler, path, accept);
+      assertEquals(headers.get("content-type"), "text/javascript; charset=UTF-8");
+      assertEquals(headers.get("vary"), "Accept-Encoding");
+      return [headers.get("content-encoding"), text];
+    };
+    for (let count = 0; count < 2; count++) { // cold, then cached
+      assertEquals(await sent("/a.js", "gzip, br, zstd"), ["br", "precompressed br"]);
+      assertEquals(await sent("/a.js", "gzip, zstd"), ["zstd", "precompressed zst"]);
+      assertEquals(await sent("/a.js", "gzip"), ["gzip", "precompressed gz"]);
+      assertEquals(await sent("/a.js", ""), [null, text]);
+      assertEquals(await sent("/stale.js", "br"), [null, text]);
+      assertEquals(await sent("/stale.js", "br, gzip"), ["gzip", text]);
+      assertEquals(await sent("/small.js", "br, gzip"), ["gzip", "x"]);
+      for (const path of ["/leak.js", "/folder.js"]) {
+        assertEquals(await sent(path, "gzip"), ["gzip", text], path);
+      }
     }
-  }
-  const etags = new Set();
-  for (const accept of ["", "gzip", "br"]) {
-    const { headers } = await getDecoded(handler, "/a.js", accept);
-    etags.add(headers.get("etag"));
-    const again = await get(handler, "/a.js", { "accept-encoding": accept, "if-none-match": headers.get("etag")! });
-    assertEquals(again.status, 304);
-  }
-  assertEquals(etags.size, 3, "each encoding has its own ETag");
+    const etags = new Set();
+    for (const accept of ["", "gzip", "br"]) {
+      const { headers } = await getDecoded(handler, "/a.js", accept);
+      etags.add(headers.get("etag"));
+      const again = await get(handler, "/a.js", { "accept-encoding": accept, "if-none-match": headers.get("etag")! });
+      assertEquals(again.status, 304);
+    }
+    assertEquals(etags.size, 3, "each encoding has its own ETag");
 
-  await Deno.writeFile(file("a.js.br"), brotliCompressSync("changed"));
-  await Deno.remove(file("a.js.gz"));
-  await Deno.remove(file("a.js.zst"));
-  assertEquals(await sent("/a.js", "br"), ["br", "changed"]);
-  assertEquals(await sent("/a.js", "gzip"), ["gzip", text]);
-  assertEquals(await sent("/a.js", "zstd"), ["zstd", text]);
-  const { headers, text: part } = await get(handler, "/a.js", { "accept-encoding": "br", range: "bytes=0-7" });
-  assertEquals([headers.get("content-encoding"), part], [null, "original"]);
+    await Deno.writeFile(file("a.js.br"), brotliCompressSync("changed"));
+    await Deno.remove(file("a.js.gz"));
+    await Deno.remove(file("a.js.zst"));
+    assertEquals(await sent("/a.js", "br"), ["br", "changed"]);
+    assertEquals(await sent("/a.js", "gzip"), ["gzip", text]);
+    assertEquals(await sent("/a.js", "zstd"), ["zstd", text]);
+    const { headers, text: part } = await get(handler, "/a.js", { "accept-encoding": "br", range: "bytes=0-7" });
+    assertEquals([headers.get("content-encoding"), part], [null, "original"]);
+  },
 });
 
 Deno.test("handler() serves another encoding after the precompressed file is deleted", async () => {
@@ -2474,8 +2532,7 @@ Deno.test({
         await response.body?.cancel();
       }
     }
-    for (let turn = 0; turn < 100 && openFiles(site.root) > 0; turn++) await Deno.stat(site.root); // closed later
-    assertEquals(openFiles(site.root), 0);
+    await until(() => openFiles(site.root) === 0, "files to be closed");
   },
 });
 
@@ -2600,32 +2657,36 @@ Deno.test("handler() serves other requests while it compresses many files for th
   assert(done.indexOf("small") < count / 2, `served after ${done.indexOf("small")} compressed files`);
 });
 
-Deno.test("handler() uses a precompressed file that appears later, until it is deleted", async (t) => {
-  const text = "original ".repeat(200);
-  const files = { br: brotliCompressSync("br"), zstd: zstdCompressSync("zstd"), gzip: gzipSync("gzip") };
-  const suffixes = { br: "br", zstd: "zst", gzip: "gz" };
-  const rows = (["br", "zstd", "gzip"] as const).map((encoding) => ({ encoding }));
-  await each(t, rows, ({ encoding }) => encoding, async ({ encoding }) => {
-    await using site = await Site.lay({ "a.js": text, "big.js": text.repeat(1000) });
-    let now = Date.now() + 60_000;
-    const handler = createHandler({ root: site.root, now: () => now });
-    const accept = encoding === "br" ? "br, zstd, gzip" : encoding;
-    const without = encoding === "br" ? "zstd" : encoding; // what the server compresses with
-    const sent = async () => {
-      const { headers, text } = await getDecoded(handler, "/a.js", accept);
-      assertEquals(headers.get("content-type"), "text/javascript; charset=UTF-8");
-      return [headers.get("content-encoding"), text];
-    };
-    for (let round = 0; round < 2; round++) {
-      for (let count = 0; count < 2; count++) assertEquals(await sent(), [without, text]);
-      site.write({ [`a.js.${suffixes[encoding]}`]: new Uint8Array(files[encoding]) });
-      now += 1001; // a missing file is not looked for again within a second
-      for (let count = 0; count < 2; count++) assertEquals(await sent(), [encoding, encoding]);
-      Deno.removeSync(site.file(`a.js.${suffixes[encoding]}`));
-      for (let count = 0; count < 2; count++) assertEquals(await sent(), [without, text]); // at once
-      now += 1001;
-    }
-  });
+Deno.test({
+  name: "handler() uses a precompressed file that appears later, until it is deleted",
+  ignore: isOldDeno, // which has no zstd
+  async fn(t) {
+    const text = "original ".repeat(200);
+    const files = { br: brotliCompressSync("br"), zstd: zstdCompressSync("zstd"), gzip: gzipSync("gzip") };
+    const suffixes = { br: "br", zstd: "zst", gzip: "gz" };
+    const rows = (["br", "zstd", "gzip"] as const).map((encoding) => ({ encoding }));
+    await each(t, rows, ({ encoding }) => encoding, async ({ encoding }) => {
+      await using site = await Site.lay({ "a.js": text, "big.js": text.repeat(1000) });
+      let now = Date.now() + 60_000;
+      const handler = createHandler({ root: site.root, now: () => now });
+      const accept = encoding === "br" ? "br, zstd, gzip" : encoding;
+      const without = encoding === "br" ? "zstd" : encoding; // what the server compresses with
+      const sent = async () => {
+        const { headers, text } = await getDecoded(handler, "/a.js", accept);
+        assertEquals(headers.get("content-type"), "text/javascript; charset=UTF-8");
+        return [headers.get("content-encoding"), text];
+      };
+      for (let round = 0; round < 2; round++) {
+        for (let count = 0; count < 2; count++) assertEquals(await sent(), [without, text]);
+        site.write({ [`a.js.${suffixes[encoding]}`]: new Uint8Array(files[encoding]) });
+        now += 1001; // a missing file is not looked for again within a second
+        for (let count = 0; count < 2; count++) assertEquals(await sent(), [encoding, encoding]);
+        Deno.removeSync(site.file(`a.js.${suffixes[encoding]}`));
+        for (let count = 0; count < 2; count++) assertEquals(await sent(), [without, text]); // at once
+        now += 1001;
+      }
+    });
+  },
 });
 
 Deno.test("handler() sends compressed responses with the same tag, weak, and without Accept-Ranges", async (t) => {
@@ -2640,7 +2701,7 @@ Deno.test("handler() sends compressed responses with the same tag, weak, and wit
     ...Object.fromEntries(Array.from({ length: 50 }, (_, index) => [`folder/${index}.txt`, ""])),
   });
   const handler = handlerFor({ root: site.root });
-  const rows: [string, string][] = [["/a.js", "gzip"], ["/a.js", "zstd"], ["/big.log", "gzip"]];
+  const rows: [string, string][] = [["/a.js", "gzip"], ["/a.js", BEST], ["/big.log", "gzip"]];
   await each(t, rows, (row) => row.join(" "), async ([path, accept]) => {
     for (let count = 0; count < 2; count++) {
       const plain = await getDecoded(handler, path, "identity");
@@ -2702,7 +2763,7 @@ async function compressionsDuring(fn: () => Promise<unknown>): Promise<number> {
 }
 
 Deno.test("handler() compresses each version of a file once", async (t) => {
-  await each(t, ["gzip", "zstd"], (accept) => accept, async (accept) => {
+  await each(t, ["gzip", BEST], (accept) => accept, async (accept) => {
     await using site = await Site.lay({ "a.txt": "" });
     const handler = handlerFor({ root: site.root });
     const request = async () => (await getDecoded(handler, "/a.txt", accept)).text;
@@ -2765,7 +2826,8 @@ Deno.test("evaluatePreconditions() follows the order of RFC 9110, 13.2.2", () =>
     200,
   );
 
-  // Dates are in UTC, regardless of the server's time zone.
+  // Dates are in UTC, regardless of the server's time zone, which Windows has no variable for.
+  if (isWindows) return;
   const zone = Deno.env.get("TZ");
   try {
     Deno.env.set("TZ", "America/New_York");
@@ -2859,7 +2921,11 @@ Deno.test("handler() sends a different ETag for every version of a file", async 
 Deno.test("handler() sends an ETag but no Last-Modified for an unusable modification time", async (t) => {
   await using site = await Site.lay({ "a.txt": "0123456789", "big.bin": new Uint8Array(2 << 20) });
   const handler = handlerFor({ root: site.root });
-  const times = { "in the future": Date.now() + 1e9, "before 1970": -5000, "in a distant century": Date.UTC(2400, 0) };
+  const times = {
+    "in the future": Date.now() + 1e9,
+    ...isOldDeno ? {} : { "before 1970": -5000 }, // Deno 2.5 reports it as 5 s after 1970
+    "in a distant century": Date.UTC(isLinux ? 2400 : 2200, 0),
+  };
   await each(t, Object.entries(times), ([name]) => name, async ([, time]) => {
     for (const name of ["a.txt", "big.bin"]) {
       await Deno.utime(site.file(name), new Date(time), new Date(time));
@@ -3032,7 +3098,7 @@ Deno.test("handler() serves a range with If-Range and a date only if the client'
   const cases: [string, string, string, string | null][] = [ // the encoding of the whole file, or null for a 206
     ["/a.js", "br, gzip", MODIFIED, "br"],
     ["/a.js", "gzip", MODIFIED, "gzip"],
-    ["/a.js", "zstd", MODIFIED, "zstd"],
+    ["/a.js", BEST, MODIFIED, BEST],
     ["/a.js", "identity", MODIFIED, no],
     ["/a.js", "", MODIFIED, no],
     ["/a.js", "gzip;q=0", MODIFIED, no],
@@ -3094,13 +3160,16 @@ Deno.test("handler() lists only entries that can be opened", async () => {
   });
   if (!isWindows) {
     site.write({ "back\\slash.txt": "x" });
-    const commands = 'mkfifo fifo && touch "$(printf "x\\377")"';
-    assert((await new Deno.Command("sh", { args: ["-c", commands], cwd: site.root }).output()).success);
+    const notUtf8 = isLinux ? ' && : > "$(printf "x\\377")"' : ""; // macOS refuses such names
+    const { success } = await new Deno.Command("sh", { args: ["-c", `mkfifo fifo${notUtf8}`], cwd: site.root })
+      .output();
+    assert(success);
   }
   const handler = handlerFor({ root: site.root });
-  const inside = ["folder/", "hidden/", "link/", "a.txt", "link.txt"];
+  const inside = HAS_LINKS ? ["folder/", "hidden/", "link/", "a.txt", "link.txt"] : ["folder/", "a.txt"];
   assertEquals(namesIn((await get(handler, "/")).text), inside);
   for (const name of inside) assertEquals((await get(handler, `/${name}`)).status, 200, name);
+  if (!HAS_LINKS) return;
   assertEquals(namesIn((await get(handler, "/hidden/")).text), ["a.txt"]);
   assertEquals(namesIn((await get(handler, "/link/")).text), ["b.txt"]);
   const following = handlerFor({ root: site.root, symlinks: true });
@@ -3143,7 +3212,11 @@ Deno.test("handler() lists folders first, in natural order or sorted by `?sort=`
 });
 
 Deno.test("handler() lists human-readable sizes and dates, and links that keep the sort order and filter", async () => {
-  await using site = await Site.lay({ "sub dir/a&b/f.bin": new Uint8Array(12_345), "sub dir/a&b/<b>.PNG": "x" });
+  // Windows forbids angle brackets in names.
+  const [picture, url, html] = isWindows
+    ? ["{b}.PNG", "%7Bb%7D.PNG", "{b}.PNG"]
+    : ["<b>.PNG", "%3Cb%3E.PNG", "&#60;b&#62;.PNG"];
+  await using site = await Site.lay({ "sub dir/a&b/f.bin": new Uint8Array(12_345), [`sub dir/a&b/${picture}`]: "x" });
   const time = new Date(2020, 1, 29, 13, 45, 10);
   await Deno.utime(site.file("sub dir/a&b/f.bin"), time, time);
   const handler = handlerFor({ root: site.root });
@@ -3155,7 +3228,7 @@ Deno.test("handler() lists human-readable sizes and dates, and links that keep t
 
   const all = (await get(handler, "/sub%20dir/a&b/")).text;
   assertStringIncludes(all, "<title>a&#38;b</title>");
-  const root = `<a href="../../"><bdi>${site.root.split("/").at(-1)}</bdi></a>`;
+  const root = `<a href="../../"><bdi>${basename(site.root)}</bdi></a>`;
   assertStringIncludes(all, `<h1>${root} / <a href="../"><bdi>sub dir</bdi></a> / <bdi>a&#38;b</bdi></h1>`);
   const row = '<tr><td><a href="f.bin"><bdi>f.bin</bdi></a><td title="12,345 bytes">12.3 kB<td>2020-02-29 13:45\n';
   assertStringIncludes(all, row);
@@ -3165,8 +3238,8 @@ Deno.test("handler() lists human-readable sizes and dates, and links that keep t
 
   assertStringIncludes(all, '<a href="?sort=name&#38;order=asc&#38;view=grid">Pictures</a>');
   const grid = (await get(handler, "/sub%20dir/a&b/?view=grid")).text;
-  const picture = '<img loading="lazy" src="%3Cb%3E.PNG" alt=""><bdi>&#60;b&#62;.PNG</bdi>';
-  assertStringIncludes(grid, `<li><a href="%3Cb%3E.PNG">${picture}</a>`);
+  const image = `<img loading="lazy" src="${url}" alt=""><bdi>${html}</bdi>`;
+  assertStringIncludes(grid, `<li><a href="${url}">${image}</a>`);
   assert(!grid.includes("f.bin"), "the grid contains a file that is not a picture");
   assertStringIncludes(grid, '">List</a>');
   assert(!(await get(handler, "/")).text.includes("Pictures"), "the listing links to pictures but has none");
@@ -3188,14 +3261,15 @@ Deno.test({
       const [item] = JSON.parse((await get(handler, "/", { accept: "application/json" })).text);
       assertEquals(item.mtime, "Thu, 01 Jan 1970 00:00:00 GMT");
     } finally {
-      await Deno.remove(root, { recursive: true });
+      await removeFolder(root);
     }
   },
 });
 
 Deno.test("handler() lists in nginx's JSON format for clients that prefer JSON", async (t) => {
-  await using site = await Site.lay({ "sub/x": "x", 'a"\u2028.txt': "hello" });
-  for (const name of ["sub", 'a"\u2028.txt']) await Deno.utime(site.file(name), new Date(MODIFIED), new Date(MODIFIED));
+  const file = isWindows ? "a\u2028.txt" : 'a"\u2028.txt'; // Windows forbids quotes
+  await using site = await Site.lay({ "sub/x": "x", [file]: "hello" });
+  for (const name of ["sub", file]) await Deno.utime(site.file(name), new Date(MODIFIED), new Date(MODIFIED));
   const handler = handlerFor({ root: site.root });
   const cases: [string | undefined, boolean][] = [
     [undefined, false],
@@ -3212,10 +3286,10 @@ Deno.test("handler() lists in nginx's JSON format for clients that prefer JSON",
     const { status, headers, text } = await get(handler, "/", accept === undefined ? {} : { accept });
     assertEquals([status, headers.get("vary")], [200, "Accept, Accept-Encoding"]);
     assertEquals(headers.get("content-type"), `${isJson ? "application/json" : "text/html"}; charset=UTF-8`);
-    if (!isJson) return assertEquals(namesIn(text), ["sub/", 'a"\u2028.txt']);
+    if (!isJson) return assertEquals(namesIn(text), ["sub/", file]);
     assertEquals(JSON.parse(text), [
       { name: "sub", type: "directory", mtime: MODIFIED },
-      { name: 'a"\u2028.txt', type: "file", mtime: MODIFIED, size: 5 },
+      { name: file, type: "file", mtime: MODIFIED, size: 5 },
     ]);
   });
   await using empty = await Site.lay({});
@@ -3227,7 +3301,7 @@ Deno.test("handler() compresses listings of any size", async (t) => {
   const tree = (count: number) => Object.fromEntries(names(count).map((name) => [name, ""]));
   await using small = await Site.lay(tree(200));
   await using big = await Site.lay(tree(2600));
-  const cases = ["zstd", "gzip", "br", ""].flatMap((
+  const cases = [BEST, "gzip", "br", ""].flatMap((
     accept,
   ) => [{ accept, site: small, count: 200 }, { accept, site: big, count: 2600 }]);
   await each(t, cases, ({ accept, count }) => `${accept} ${count}`, async ({ accept, site, count }) => {
@@ -3251,10 +3325,10 @@ Deno.test("handler() shares a listing among simultaneous requests and reads the 
   const { statSync } = Deno;
   let count = 0;
   try {
-    Deno.statSync = (path) => (count += path.toString().startsWith(`${site.root}/`) ? 1 : 0, statSync(path));
+    Deno.statSync = (path) => (count += path.toString().startsWith(site.root) ? 1 : 0, statSync(path));
     const responses = await Promise.all(Array.from({ length: 50 }, () => get(handler, "/")));
     assertEquals(new Set(responses.map(({ text }) => text)).size, 1);
-    assert(count < 1000, `${count} files were read for 50 requests`);
+    assert(count >= 600 && count < 1000, `${count} files were read for 50 requests`);
   } finally {
     Deno.statSync = statSync;
   }
@@ -3410,7 +3484,10 @@ Deno.test({
       "日本語",
       ...[...printable].filter((character) => character !== ".").map((character) => character.repeat(2)),
     ];
-    const unique = [...new Set(names)];
+    // On macOS, names that differ only in case are the same.
+    const unique = isLinux
+      ? [...new Set(names)]
+      : [...new Map(names.map((name) => [name.toLowerCase(), name])).values()];
     assert(unique.length >= 100);
     await using site = await Site.lay(Object.fromEntries(unique.flatMap((name) => [
       [`files/${name}`, `=${name}`],
@@ -3486,15 +3563,14 @@ Deno.test("handler() lists no date for a time that no calendar has", async (t) =
     [NaN, /^$/], // as Deno reports times beyond that
   ];
   try {
-    for (const timeZone of ["UTC", "America/New_York", "Asia/Tokyo", "Pacific/Kiritimati"]) {
+    // Windows has no variable for the time zone.
+    for (const timeZone of ["UTC", ...isWindows ? [] : ["America/New_York", "Asia/Tokyo", "Pacific/Kiritimati"]]) {
       Deno.env.set("TZ", timeZone);
       await each(t, cases, ([time]) => `${time} ${timeZone}`, async ([time, date]) => {
         try {
           Deno.statSync = (path) => {
             const info = statSync(path);
-            return `${path}`.endsWith("/a.txt") || `${path}`.endsWith("/sub")
-              ? { ...info, mtime: new Date(time) }
-              : info;
+            return ["a.txt", "sub"].includes(basename(`${path}`)) ? { ...info, mtime: new Date(time) } : info;
           };
           const handler = handlerFor({ root: site.root });
           for (const query of ["", "?sort=time", "?sort=time&order=asc"]) {
@@ -3522,7 +3598,7 @@ Deno.test("handler() builds one body for simultaneous requests of a listing", as
   await using site = await Site.lay(Object.fromEntries(Array.from({ length: 2000 }, (_, index) => [`${index}`, ""])));
   const handler = handlerFor({ root: site.root });
   const { encode } = TextEncoder.prototype;
-  const rows: Record<string, string>[] = [{}, { "accept-encoding": "zstd" }, { "accept-encoding": "gzip" }];
+  const rows: Record<string, string>[] = [{}, { "accept-encoding": BEST }, { "accept-encoding": "gzip" }];
   rows.push({ accept: "application/json" }, { accept: "application/json", "accept-encoding": "gzip" });
   await each(t, rows, (headers) => JSON.stringify(headers), async (headers) => {
     let encoded = 0;
@@ -3670,7 +3746,7 @@ Deno.test("handler() logs one line per request and prevents log injection", asyn
   await using server = start({ root: site.root, log: (line) => lines.push(line) });
   await rawGet(server.port, "/a.txt?q=1");
   await rawGet(server.port, "/nothing", undefined, "HEAD");
-  await rawGet(server.port, "/a\u{9b}31m\u{202e}é");
+  if (!isOldDeno) await rawGet(server.port, "/a\u{9b}31m\u{202e}é"); // Deno 2.5 refuses it
   await rawGet(server.port, "/%0a%1b[31m");
   await rawGet(server.port, "/a.txt", "Host: u@h/x\r\n");
   await rawGet(server.port, "http://x/a.txt");
@@ -3678,7 +3754,7 @@ Deno.test("handler() logs one line per request and prevents log injection", asyn
   assertMatch(first!, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z 127\.0\.0\.1 GET \/a\.txt\?q=1 200 5 \d+ms$/);
   assertEquals(rest.map((line) => line.split(" ").slice(2, 6).join(" ")), [
     "HEAD /nothing 404 14",
-    "GET /a%C2%9B31m%E2%80%AE%C3%A9 404 14",
+    ...isOldDeno ? [] : ["GET /a%C2%9B31m%E2%80%AE%C3%A9 404 14"],
     "GET /%0a%1b[31m 404 14",
     "GET /x/a.txt 400 16",
     "GET //x/a.txt 403 215",
@@ -4025,16 +4101,16 @@ Deno.test("handler() inserts the script where nothing in the page can disable it
     ["unclosed script", `${S}<script>`],
   ];
   await using site = await Site.lay(
-    Object.fromEntries(pages.map(([name, text]) => [`${name}.html`, text.replace(S, "")])),
+    Object.fromEntries(pages.map(([, text], index) => [`${index}.html`, text.replace(S, "")])),
   );
   using live = startLive(site);
-  await each(t, pages, ([name]) => name, async ([name, text]) => {
-    const response = await live.handler(
-      new Request(`http://localhost/${encodeURIComponent(name)}`, { headers: NAVIGATION }),
-    );
+  await each(t, pages, ([name]) => name, async (page) => {
+    const [, text] = page;
+    const url = `http://localhost/${pages.indexOf(page)}`;
+    const response = await live.handler(new Request(url, { headers: NAVIGATION }));
     const bytes = await response.bytes();
-    const page = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
-    assertEquals(page.replace(/<script async [^>]*><\/script>/, S), text);
+    const received = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
+    assertEquals(received.replace(/<script async [^>]*><\/script>/, S), text);
   });
   await t.step("another charset, declared at the end of the first 1,024 bytes", async () => {
     const start = `<!doctype html><!-- <meta charset=utf-8> --><head>${" ".repeat(900)}<meta charset=iso-8859-1>`;
@@ -4468,7 +4544,7 @@ Deno.test({
     const resume = server.pauseOutput();
     for (let count = 0; count < 100; count++) await (await fetch(`${server.url}${"n".repeat(8000)}`)).body?.cancel();
     server.signal("SIGTERM");
-    assertEquals((await withTimeout(server.status)).code, 0);
+    assertEquals((await within(server.status, "the server to stop")).code, 0);
     resume();
   },
 });
@@ -4542,7 +4618,7 @@ Deno.test("main() serves the www folder beside the script from any current folde
 
 Deno.test({
   name: "main() needs permissions only for its port and its folder",
-  ignore: isWindows,
+  ignore: isWindows || isOldDeno, // Deno 2.5 lists no folder that contains a denied file
   async fn() {
     await using site = await Site.lay({ "www/a.txt": "a", "www/sub/b.txt": "b", "www/secret.txt": "SECRET" });
     const root = site.file("www");
@@ -4564,7 +4640,7 @@ Deno.test({
   async fn() {
     await using site = await Site.lay({ "a.txt": "here" });
     for (const name of ["server.ts", "deno.json"]) await Deno.copyFile(join(here, name), site.file(name));
-    if (exists(join(here, "vendor"))) await Deno.symlink(join(here, "vendor"), site.file("vendor"));
+    if (exists(join(here, "vendor"))) link(join(here, "vendor"), site.file("vendor"));
     const shell = `exec "${Deno.execPath()}" run --quiet --no-prompt --allow-net --allow-read server.ts --port 0`;
     {
       await using server = await Served.start([], { cwd: site.root, shell });
@@ -4577,15 +4653,15 @@ Deno.test({
     await using server = await Served.start([], { cwd: site.root, shell });
     assertStringIncludes(server.firstLine, `Serving ${site.file("www")} at http://localhost:`);
     assertEquals(await (await fetch(`http://127.0.0.1:${server.port}/a.txt`)).text(), "www");
-    if (!hasIPv6()) return;
+    if (!canListen("::1")) return;
     assertEquals(await (await fetch(`http://[::1]:${server.port}/a.txt`)).text(), "www");
   },
 });
 
-/** Reports whether this machine supports IPv6. */
-function hasIPv6(): boolean {
+/** Reports whether a server can listen on an address of this machine. */
+function canListen(hostname: string): boolean {
   try {
-    Deno.listen({ hostname: "::1", port: 0 }).close();
+    Deno.listen({ hostname, port: 0 }).close();
     return true;
   } catch {
     return false;
@@ -4662,7 +4738,7 @@ Deno.test("main() reports a run-time error in one sentence with exit code 1", as
     [
       ["--cert", cert, "--key", missing],
       PERMISSIONS,
-      /^http-server: cannot listen on .*:0 with .*: No such file or directory .*missing\.pem'\.\n$/,
+      /^http-server: cannot listen on .*:0 with .*: .*missing\.pem'\.\n$/,
     ],
     [
       ["--cert", cert, "--key", cert],
@@ -4681,7 +4757,7 @@ Deno.test("main() reports a run-time error in one sentence with exit code 1", as
     });
   }
   await t.step("an unreadable folder", async () => {
-    if (isWindows) return;
+    if (!canBeDenied) return;
     await chmod(site.file("www"), 0);
     const { code, stderr } = await withoutRights(() => runMain(["--port", "0", site.file("www")]));
     assertMatch(stderr, /^http-server: cannot read the folder .*: .*\.\n$/);
@@ -4700,7 +4776,7 @@ Deno.test({
     versionIn(await (await fetch(server.url, { headers: { ...headers, accept: "text/html" } })).text());
     const events = await fetch(`${server.url}.live-reload/events`, { headers });
     server.signal("SIGINT");
-    assertMatch(await withTimeout(events.text()), /^data:.*\n\n$/);
+    assertMatch(await within(events.text(), "the end of the event stream"), /^data:.*\n\n$/);
     const { code, stdout, stderr } = await server.finish();
     assertEquals([code, stderr], [0, ""]);
     const [live, auth] = stdout.split("\n");
@@ -4721,10 +4797,12 @@ Deno.test({
     await using server = await Served.start(["--port", "0", "--live", site.root]);
     const events = await fetch(`${server.url}.live-reload/events`);
     await new Deno.Command("mkfifo", { args: [site.file("fifo")] }).output();
-    assertEquals((await fetch(`${server.url}fifo`)).status, 404);
+    const { status, body } = await fetch(`${server.url}fifo`);
+    await body?.cancel();
+    assertEquals(status, 404);
     server.signal("SIGINT");
-    await withTimeout(events.text());
-    assertEquals((await withTimeout(server.finish())).code, 0);
+    await within(events.text(), "the end of the event stream");
+    assertEquals((await server.finish()).code, 0);
   },
 });
 
@@ -4740,9 +4818,9 @@ Deno.test({
     const chunk = new Uint8Array(1 << 20);
     await connection.read(chunk);
     await Deno.truncate(site.file("big.bin"), 0); // the server reports an aborted response
-    while (await withTimeout(connection.read(chunk).catch(() => null)) !== null);
+    while (await within(connection.read(chunk).catch(() => null), "the end of the response") !== null);
     assertEquals(await (await fetch(server.url)).text(), "<p>page");
-    assertEquals(await withTimeout(server.stop()), 0);
+    assertEquals(await server.stop(), 0);
   },
 });
 
@@ -4789,11 +4867,12 @@ Deno.test({
     // A signal right after the first counts as the same one, so send it until the server exits.
     let hasEnded = false;
     const finished = server.finish().finally(() => hasEnded = true);
-    while (!hasEnded) {
+    await until(async () => {
       server.signal("SIGINT");
       // Not more often: Deno's exit can hang if signals arrive too fast.
-      await Promise.race([finished, new Promise((resolve) => setTimeout(resolve, 50))]);
-    }
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      return hasEnded;
+    }, "the server to stop at the second signal");
     assertEquals((await finished).code, 130);
   },
 });
@@ -4807,7 +4886,7 @@ Deno.test({
     using connection = await beginDownload(site, server);
     await connection.read(new Uint8Array(1));
     server.signal("SIGTERM");
-    assertEquals((await withTimeout(server.finish())).code, 0);
+    assertEquals((await server.finish()).code, 0);
   },
 });
 
@@ -4815,9 +4894,11 @@ Deno.test("main() refuses foreign hosts to clients on the same machine, except t
   await using site = await Site.lay({ "a.txt": "a" });
   const statusOf = async (host: string, ...options: string[]) => {
     await using server = await Served.start(["--port", "0", "--host", host, ...options, site.root]);
-    return (await rawGet(server.port, "/a.txt", "Host: evil.example\r\n")).status;
+    const address = host.toLowerCase() === "localhost" ? "localhost" : "127.0.0.1"; // localhost may be ::1
+    return (await rawGet(server.port, "/a.txt", "Host: evil.example\r\n", "GET", address)).status;
   };
-  for (const host of ["127.0.0.1", "localhost", "LOCALHOST", "::ffff:127.0.0.1", "0.0.0.0"]) {
+  const mapped = canListen("::ffff:127.0.0.1") ? ["::ffff:127.0.0.1"] : []; // not on Windows
+  for (const host of ["127.0.0.1", "localhost", "LOCALHOST", ...mapped, "0.0.0.0"]) {
     assertEquals(await statusOf(host), 403, host);
   }
   assertEquals(await statusOf("127.0.0.1", "--allow-host", "evil.example", "--allow-host=b.example"), 200);
@@ -4848,9 +4929,12 @@ Deno.test({
       clients.push(await RawClient.connect(server.port).catch(() => undefined));
     }
     for (const client of clients) client?.[Symbol.dispose]();
-    let response;
-    while ((response = await fetch(`${server.url}a.txt`).catch(() => undefined)) === undefined); // until it listens again
-    assertEquals(await response.text(), "a");
+    let response: Response | undefined;
+    await until(async () => {
+      response = await fetch(`${server.url}a.txt`).catch(() => undefined);
+      return response !== undefined;
+    }, "the server to accept connections again");
+    assertEquals(await response?.text(), "a");
     server.signal("SIGTERM");
     const { code, stderr } = await server.finish();
     assertMatch(stderr, /^http-server: cannot accept a connection: /);
@@ -4891,70 +4975,74 @@ Deno.test({
   },
 });
 
-Deno.test("main() serves HTTPS and HTTP/2 with a certificate", async () => {
-  const { cert, key } = await makeCertificate();
-  await using site = await Site.lay({
-    "a.txt": "a",
-    "big.bin": "b".repeat(3 << 20),
-    "sub/x": "x",
-    ".tls/cert.pem": cert,
-    ".tls/key.pem": key,
-    ".tls/other.pem": (await makeCertificate()).key,
-  });
-  const files = ["--cert", site.file(".tls/cert.pem"), "--key", site.file(".tls/key.pem")];
-  await using server = await Served.start(["--port", "0", ...files, site.root]);
-  assertEquals(server.url, `https://localhost:${server.port}/`);
-
-  using client = Deno.createHttpClient({ caCerts: [cert], http2: false });
-  assertEquals(await (await fetch(`${server.url}a.txt`, { client })).text(), "a");
-
-  const session = http2.connect(server.url, { ca: cert });
-  const request = (path: string, headers: Record<string, string> = {}) =>
-    new Promise<[number, string | undefined, string]>((resolve, reject) => {
-      const stream = session.request({ ":path": path, ...headers });
-      let head: Record<string, unknown> = {};
-      let text = "";
-      stream.on("response", (headers) => head = headers);
-      stream.on("data", (chunk) => text += chunk);
-      stream.on("end", () => resolve([Number(head[":status"]), head.location as string | undefined, text]));
-      stream.on("error", reject);
-      stream.end();
+Deno.test({
+  name: "main() serves HTTPS and HTTP/2 with a certificate",
+  ignore: isOldDeno, // whose HTTP/2 client trusts no certificate of ours
+  async fn() {
+    const { cert, key } = await makeCertificate();
+    await using site = await Site.lay({
+      "a.txt": "a",
+      "big.bin": "b".repeat(3 << 20),
+      "sub/x": "x",
+      ".tls/cert.pem": cert,
+      ".tls/key.pem": key,
+      ".tls/other.pem": (await makeCertificate()).key,
     });
-  assertEquals(await request("/a.txt"), [200, undefined, "a"]);
-  assertEquals(await request("/sub?q"), [301, "/sub/?q", ""]);
-  assertEquals(await request("/a.txt", { range: "bytes=5-" }), [416, undefined, "416 Range Not Satisfiable\n"]);
-  // Extra bytes would be an error over HTTP/2, even with a Host header as in HTTP/1.
-  assertEquals(await request("/big.bin", { range: "bytes=5-10", host: "localhost" }), [206, undefined, "bbbbbb"]);
-  assertEquals(await request("/%2e%2e/%2e%2e/etc/passwd"), [404, undefined, "404 Not Found\n"]);
-  await new Promise<void>((resolve) => session.close(resolve));
+    const files = ["--cert", site.file(".tls/cert.pem"), "--key", site.file(".tls/key.pem")];
+    await using server = await Served.start(["--port", "0", ...files, site.root]);
+    assertEquals(server.url, `https://localhost:${server.port}/`);
 
-  await using withPassword = await Served.start(["--port", "0", "--auth", "me:secret", ...files, site.root]);
-  assertEquals((await fetch(withPassword.url, { client, headers: basic("me:secret") })).status, 200);
-  withPassword.signal("SIGKILL");
-  assertMatch((await withPassword.finish()).stdout, /^Clients must log in \(--auth\)\.\n/);
+    using client = Deno.createHttpClient({ caCerts: [cert], http2: false });
+    assertEquals(await (await fetch(`${server.url}a.txt`, { client })).text(), "a");
 
-  const mismatch = await run([
-    "--port",
-    "0",
-    "--cert",
-    site.file(".tls/cert.pem"),
-    "--key",
-    site.file(".tls/other.pem"),
-    site.root,
-  ]);
-  assertMatch(
-    mismatch.stderr,
-    /^http-server: cannot listen on .*:0 with .*cert\.pem and .*other\.pem: .*\.\n$/,
-  );
-  assertEquals(mismatch.code, 1);
+    const session = http2.connect(server.url, { ca: cert });
+    const request = (path: string, headers: Record<string, string> = {}) =>
+      new Promise<[number, string | undefined, string]>((resolve, reject) => {
+        const stream = session.request({ ":path": path, ...headers });
+        let head: Record<string, unknown> = {};
+        let text = "";
+        stream.on("response", (headers) => head = headers);
+        stream.on("data", (chunk) => text += chunk);
+        stream.on("end", () => resolve([Number(head[":status"]), head.location as string | undefined, text]));
+        stream.on("error", reject);
+        stream.end();
+      });
+    assertEquals(await request("/a.txt"), [200, undefined, "a"]);
+    assertEquals(await request("/sub?q"), [301, "/sub/?q", ""]);
+    assertEquals(await request("/a.txt", { range: "bytes=5-" }), [416, undefined, "416 Range Not Satisfiable\n"]);
+    // Extra bytes would be an error over HTTP/2, even with a Host header as in HTTP/1.
+    assertEquals(await request("/big.bin", { range: "bytes=5-10", host: "localhost" }), [206, undefined, "bbbbbb"]);
+    assertEquals(await request("/%2e%2e/%2e%2e/etc/passwd"), [404, undefined, "404 Not Found\n"]);
+    await new Promise<void>((resolve) => session.close(resolve));
+
+    await using withPassword = await Served.start(["--port", "0", "--auth", "me:secret", ...files, site.root]);
+    assertEquals((await fetch(withPassword.url, { client, headers: basic("me:secret") })).status, 200);
+    withPassword.signal("SIGKILL");
+    assertMatch((await withPassword.finish()).stdout, /^Clients must log in \(--auth\)\.\n/);
+
+    const mismatch = await run([
+      "--port",
+      "0",
+      "--cert",
+      site.file(".tls/cert.pem"),
+      "--key",
+      site.file(".tls/other.pem"),
+      site.root,
+    ]);
+    assertMatch(
+      mismatch.stderr,
+      /^http-server: cannot listen on .*:0 with .*cert\.pem and .*other\.pem: .*\.\n$/,
+    );
+    assertEquals(mismatch.code, 1);
+  },
 });
 
 Deno.test("main() refuses to start if the private key is in the served folder", async () => {
   const { cert, key } = await makeCertificate();
   await using site = await Site.lay({ "www/.tls/key.pem": key, "www/key.pem": key, "cert.pem": cert });
   const cases = [["www/key.pem", "www"], ["www/.tls/key.pem", "www", "--dotfiles"]];
-  if (!isWindows) {
-    await Deno.symlink("www", site.file("link"));
+  if (HAS_LINKS) {
+    link("www", site.file("link"));
     cases.push(["link/key.pem", "www"], ["www/key.pem", "link"]);
   }
   for (const [name, root, ...more] of cases) {
@@ -4977,7 +5065,7 @@ Deno.test({
     assertEquals(plain, `Serving ${site.root} at http://127.0.0.1:${server.port}/\r`);
     assertStringIncludes(server.firstLine, `\x1b[1m${site.root}`);
     for (const path of ["a.txt", "nothing"]) await (await fetch(`http://127.0.0.1:${server.port}/${path}`)).text();
-    while (!server.log.includes("/nothing")) await Deno.stat(site.root); // until the line is logged
+    await until(() => server.log.includes("/nothing"), "the line of /nothing in the log");
     const time = "\\d\\d:\\d\\d:\\d\\d";
     assertMatch(
       server.log,
@@ -4991,9 +5079,8 @@ Deno.test({
     await connection.read(new Uint8Array(1));
     const child = await Deno.readTextFile(`/proc/${server.pid}/task/${server.pid}/children`);
     Deno.kill(-Number(child), "SIGINT"); // the process group, as a terminal does
-    while (!server.log.includes("\r\n\r\nFinishing responses in flight; press Ctrl-C again to stop now.\r\n")) {
-      await Deno.stat(site.root);
-    }
+    const explanation = "\r\n\r\nFinishing responses in flight; press Ctrl-C again to stop now.\r\n";
+    await until(() => server.log.includes(explanation), "the line about responses in flight");
   },
 });
 

@@ -1,6 +1,6 @@
 /** Helpers that the server tests and the browser tests share: a temporary folder, a server process, a raw client. */
 
-import { dirname, fromFileUrl, join } from "@std/path";
+import { dirname, fromFileUrl, join, resolve } from "@std/path";
 import process from "node:process";
 
 export const here: string = dirname(dirname(fromFileUrl(import.meta.url)));
@@ -8,6 +8,84 @@ export const script: string = join(here, "server.ts");
 
 /** The permissions that the README runs the server with. */
 export const PERMISSIONS = ["--allow-net", "--allow-read"];
+
+/** The most milliseconds that a test waits. Windows gets more, because a process takes seconds to start under Wine. */
+const WAIT_LIMIT = Deno.build.os === "windows" ? 30_000 : 10_000;
+
+/** Waits for a promise. After the limit, calls `onTimeout` and rejects with the name of what it waited for. */
+export async function within<T>(promise: Promise<T>, what: string, onTimeout?: () => void): Promise<T> {
+  const timeout = Promise.withResolvers<never>();
+  const timer = setTimeout(() => {
+    timeout.reject(new Error(`waited ${WAIT_LIMIT / 1000} s for ${what}`));
+    onTimeout?.();
+  }, WAIT_LIMIT);
+  try {
+    return await Promise.race([promise, timeout.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Waits until a condition is true. After the limit, rejects with the name of what it waited for. */
+export async function until(condition: () => boolean | Promise<boolean>, what: string): Promise<void> {
+  const end = performance.now() + WAIT_LIMIT;
+  while (!await condition()) {
+    if (performance.now() > end) throw new Error(`waited ${WAIT_LIMIT / 1000} s for ${what}`);
+    await new Promise((resolve) => setTimeout(resolve));
+  }
+}
+
+/** Creates a symbolic link. Windows distinguishes links to files from links to folders. */
+export function link(target: string, file: string): void {
+  let isFolder = false;
+  try {
+    isFolder = Deno.statSync(resolve(dirname(file), target)).isDirectory;
+  } catch {
+    // The target is missing, or the link leads to itself.
+  }
+  Deno.symlinkSync(target, file, { type: isFolder ? "dir" : "file" });
+}
+
+/** Whether this machine has symbolic links. Windows requires the developer mode or an administrator, and Wine has none. */
+export const HAS_LINKS: boolean = (() => {
+  if (Deno.build.os !== "windows") return true;
+  const folder = Deno.makeTempDirSync();
+  try {
+    link("target", join(folder, "link"));
+    return Deno.lstatSync(join(folder, "link")).isSymlink;
+  } catch {
+    return false;
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+})();
+
+/** Removes a folder, even if it contains folders without permissions or, on Windows, files that are being closed. */
+export async function removeFolder(folder: string): Promise<void> {
+  let lastError: unknown;
+  await until(async () => {
+    try {
+      await Deno.remove(folder, { recursive: true });
+      return true;
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return true;
+      lastError = error;
+      if (Deno.build.os === "windows") return false;
+      if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
+      allowAccess(folder);
+      await Deno.remove(folder, { recursive: true });
+      return true;
+    }
+  }, `the removal of ${folder}`).catch((error) => {
+    throw lastError ?? error;
+  });
+}
+
+/** Gives the user all permissions for a folder and for the folders in it. */
+function allowAccess(folder: string): void {
+  Deno.chmodSync(folder, 0o700);
+  for (const { name, isDirectory } of Deno.readDirSync(folder)) if (isDirectory) allowAccess(join(folder, name));
+}
 
 /** Maps a path to a file's text or bytes, to `{ link }` for a symbolic link, or to null for an empty folder. */
 export type Tree = Record<string, string | Uint8Array | { link: string } | null>;
@@ -28,19 +106,24 @@ export class Site implements AsyncDisposable {
     return join(this.root, name);
   }
 
-  /** Writes a tree synchronously, so that nothing else in this process runs in between. */
+  /**
+   * Writes a tree synchronously, so that nothing else in this process runs in between. Writes the links last, when their
+   * targets exist, and leaves them out on a machine without links.
+   */
   write(tree: Tree): void {
+    const links: [target: string, file: string][] = [];
     for (const [name, content] of Object.entries(tree)) {
       const file = this.file(name);
       Deno.mkdirSync(content === null ? file : dirname(file), { recursive: true });
       if (typeof content === "string") Deno.writeTextFileSync(file, content);
       else if (content instanceof Uint8Array) Deno.writeFileSync(file, content);
-      else if (content !== null) Deno.symlinkSync(content.link, file);
+      else if (content !== null) links.push([content.link, file]);
     }
+    if (HAS_LINKS) { for (const [target, file] of links) link(target, file); }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await Deno.remove(this.root, { recursive: true });
+    await removeFolder(this.root);
   }
 }
 
@@ -58,7 +141,10 @@ interface StartOptions {
   shell?: string;
 }
 
-/** A server in its own process. Its address is read from the first line that it prints. */
+/**
+ * A server in its own process. Its address is read from the first line that it prints; lines of Deno before it, which a
+ * terminal shows as well, are ignored.
+ */
 export class Served implements AsyncDisposable {
   url = "";
   port = 0;
@@ -90,7 +176,7 @@ export class Served implements AsyncDisposable {
     }).spawn();
     const started = Promise.withResolvers<void>();
     const served = new Served(child, started.resolve);
-    await started.promise;
+    await within(started.promise, `the first line of ${args.join(" ")}`, () => served.signal("SIGKILL"));
     if (served.firstLine === "") throw new Error(`the server did not start: ${served.stderr}`);
     [served.url = ""] = /https?:\/\/\S+/.exec(served.firstLine) ?? [];
     served.port = Number(new URL(served.url).port);
@@ -101,10 +187,11 @@ export class Served implements AsyncDisposable {
     for (let chunk; !(chunk = await this.#stdout.read()).done;) {
       await this.#paused;
       this.log += chunk.value;
-      const end = this.log.indexOf("\n") + 1;
-      if (this.firstLine !== "" || end === 0) continue;
-      this.firstLine = this.log.slice(0, end - 1);
-      this.log = this.log.slice(end);
+      if (this.firstLine !== "") continue;
+      const [start, firstLine] = /^(?:[^\n]*\n)*?(Serving [^\n]*)\n/.exec(this.log) ?? [];
+      if (start === undefined) continue;
+      this.firstLine = firstLine!;
+      this.log = this.log.slice(start.length);
       onFirstLine();
     }
   }
@@ -143,8 +230,8 @@ export class Served implements AsyncDisposable {
   }
 
   async finish(): Promise<Finished> {
-    const { code } = await this.#child.status;
-    await this.#read;
+    const { code } = await within(this.#child.status, `the exit of the server for ${this.url}`);
+    await within(this.#read, `the end of the output of the server for ${this.url}`);
     return { code, stdout: this.log, stderr: this.stderr };
   }
 
@@ -156,13 +243,15 @@ export class Served implements AsyncDisposable {
 
   /** Waits until the server refuses new connections. */
   async isClosed(): Promise<void> {
-    for (;;) {
+    const refusesConnections = async () => {
       try {
         (await Deno.connect({ hostname: "127.0.0.1", port: this.port })).close();
+        return false;
       } catch {
-        return;
+        return true;
       }
-    }
+    };
+    await until(refusesConnections, `the server at port ${this.port} to refuse connections`);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -175,9 +264,12 @@ export async function chmod(file: string, mode: number): Promise<void> {
   if (Deno.build.os !== "windows") await Deno.chmod(file, mode);
 }
 
+/** Whether root can drop its rights temporarily; Deno 2.5 can't. */
+export const CAN_DROP_RIGHTS: boolean = process.seteuid !== undefined;
+
 /** Runs a function as an unprivileged user, because root can read every file. */
 export async function withoutRights<T>(fn: () => Promise<T>): Promise<T> {
-  if (Deno.build.os === "windows" || Deno.uid() !== 0) return await fn();
+  if (Deno.build.os === "windows" || Deno.uid() !== 0 || !CAN_DROP_RIGHTS) return await fn();
   process.seteuid!(65534);
   try {
     return await fn();
@@ -201,8 +293,8 @@ export class RawClient implements Disposable {
     this.#connection = connection;
   }
 
-  static async connect(port: number): Promise<RawClient> {
-    return new RawClient(await Deno.connect({ hostname: "127.0.0.1", port }));
+  static async connect(port: number, hostname = "127.0.0.1"): Promise<RawClient> {
+    return new RawClient(await within(Deno.connect({ hostname, port }), `a connection to ${hostname}:${port}`));
   }
 
   async send(text: string | Uint8Array): Promise<void> {

@@ -556,14 +556,20 @@ const faults: Record<string, () => Promise<Row>> = {
     return { did: `${seconds} s, 500 URLs, ${writes} writes`, result: `${reads} responses${figures}`, broken };
   },
 
-  async "--live: 200 pages listen while 10,000 files of 30,000 change at once"() {
-    const [files, changes, pages] = [times(30_000), times(10_000), times(200)];
+  async "--live: 200 pages listen while 10,000 files of 19,000 change at once"() {
+    const [files, changes, pages] = [times(19_000), times(10_000), times(200)];
     const tree = Array.from({ length: files }, (_, index) => [`${index % 100}/${index}.txt`, ""]);
     await using site = await Site.lay({ ...Object.fromEntries(tree), "index.html": "page" });
     let start = performance.now();
     await using server = await Served.start([...LOCAL, "--quiet", "--live", site.root]);
     const started = (performance.now() - start) / 1000;
-    const [, version] = /script\.js(\?[^"]+)/.exec(await (await fetch(server.url)).text())!;
+    for (let index = 0; index < files; index += 50) { // only files that were requested are looked at
+      await Promise.all(
+        tree.slice(index, index + 50).map(async ([name]) => await (await fetch(server.url + name)).text()),
+      );
+    }
+    const page = await (await fetch(server.url, { headers: { accept: "text/html" } })).text();
+    const [, version] = /script\.js(\?[^"]+)/.exec(page)!;
     const events = await Promise.all(Array.from({ length: pages }, async () => {
       const count = { reloads: 0 };
       const { body } = await fetch(`${server.url}.live-reload/events${version}`);
@@ -583,7 +589,7 @@ const faults: Record<string, () => Promise<Row>> = {
     const stopped = (performance.now() - start) / 1000;
     const broken = [];
     if (!areAll) broken.push("a page did not reload");
-    if (most > 1) broken.push(`${most} reloads`);
+    if (most > 3) broken.push(`${most} reloads`); // one for each two seconds of changes
     if (code !== 0 || !isShort && (started > 2 || stopped > 1)) broken.push(`exit code ${code}, or too slow`);
     const result = `${pages} reloads; started in ${started.toFixed(1)} s, stopped in ${stopped.toFixed(1)} s`;
     return { did: `${changes} changes`, result, broken };
