@@ -394,6 +394,9 @@ const SYNC_SIZE = 64 << 10; // bytes; reads up to this size are faster synchrono
 const CACHE_LIMIT = 64 << 20; // bytes of all entries and what was made from them
 const ENTRY_SIZE = 1 << 10; // bytes of an entry in memory
 
+/** Names of devices, which Windows has in every folder, with any extension. */
+const DEVICE = /\/(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[\d¹²³])[ .]*(?:[.:][^/]*)?(?:\/|$)/i;
+
 /** All access to the served folder: lookup, change detection, contents and content types. */
 class Files {
   readonly root: DiskPath;
@@ -418,6 +421,7 @@ class Files {
       this.#entries.delete(key);
     }
     if (!this.#options.dotfiles && isHidden(path)) return undefined;
+    if (Deno.build.os === "windows" && DEVICE.test(path)) return undefined;
     try {
       const entry = this.#find(key);
       if (entry?.isSettled) this.#entries.set(key, entry, ENTRY_SIZE);
@@ -2290,7 +2294,8 @@ function listen({ host = everyInterface(), port, tls }: Command, handler: Deno.S
         },
       }, handler);
     } catch (error) {
-      if (error instanceof Deno.errors.AddrInUse) continue;
+      const isReserved = Deno.build.os === "windows" && error instanceof Deno.errors.PermissionDenied;
+      if (error instanceof Deno.errors.AddrInUse || isReserved && first !== last) continue;
       if (port > first) break; // --allow-net covers one port only: report that the first is taken
       const pair = tls ? ` with ${tls.cert} and ${tls.key}` : "";
       throw new Error(`cannot listen on ${bracketed(host)}:${port}${pair}: ${errorMessage(error)}`);
