@@ -175,8 +175,8 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const selected = await select(request, path, query);
     if (selected instanceof Response) return selected;
     live?.recordTag(selected);
-    const unconditional = live?.unconditional(request, selected);
-    return await send(unconditional ?? request, selected, { files, encodings, responses }, info);
+    const sent = live?.withoutConditions(request, selected) ?? request;
+    return await send(sent, selected, { files, encodings, responses }, info);
   }
 
   /** Looks a path up and records it for live reload. */
@@ -199,10 +199,10 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const entry = isFolderPath ? look(path) : file;
     if (entry?.isFile) return responses.redirect(entry.path, query); // a file has no trailing slash
 
-    // In a single-page app, a folder without an index.html is one of the app's paths.
-    const isFolder = entry !== undefined && (!spa || !isFolderPath && look(append(path, `/${INDEX}`))?.isFile);
-    if (isFolder && !isFolderPath) return responses.redirect(append(path, "/"), query); // for relative links in its page
-    if (isFolder && listing) {
+    // With `spa`, a folder counts only if it has an index.html. Other folders are paths of the app.
+    const isServedAsFolder = entry !== undefined && (!spa || !isFolderPath && look(append(path, `/${INDEX}`))?.isFile);
+    if (isServedAsFolder && !isFolderPath) return responses.redirect(append(path, "/"), query); // for relative links in its page
+    if (isServedAsFolder && listing) {
       live?.record(path, entry, true);
       return await listings.render(entry, request, query);
     }
@@ -270,7 +270,7 @@ function parseTarget({ url, headers }: Request, base: string): Target {
   return { rawPath, query, decodedPath, path, foreignHosts };
 }
 
-/** Returns the host that a client on this machine may not use, if there is one. Allows `example.com` for `.example.com`. */
+/** Returns a host that is not allowed if the client is on this machine. `.example.com` also allows `example.com`. */
 function findRefusedHost({ foreignHosts }: Target, info: Info | undefined, allowHosts: string[]): string | undefined {
   if (!isLoopbackClient(info)) return undefined;
   return foreignHosts.map(normalizeHost).find((host) =>
@@ -376,7 +376,7 @@ interface Place {
 interface Entry extends Version, Place {
   readonly isFile: boolean;
   readonly hasUsableDate: boolean; // whether mtime may be sent as Last-Modified (RFC 9110, 8.8.2.1)
-  readonly isSettled: boolean; // false while the last change is so recent that another could leave the same version
+  readonly isSettled: boolean; // whether another change must give another version, because the last one is old enough
   readonly representations: Map<Encoding, CachedRepresentation>;
   resolvedAt: number; // when `realPath` was last checked
   readonly missingUntil: Map<Encoding, number>; // when to look again for a precompressed file that is missing
@@ -494,10 +494,10 @@ class Files {
     }
   }
 
-  /** Reports whether a path is certainly missing; to throw NotFound takes longer than all the rest of a 404. */
+  /** Reports whether a path is certainly missing, to avoid a NotFound error, which costs more than the rest of a 404. */
   #isMissing(path: UrlPath): boolean {
     if (this.#exists(path)) return false;
-    // `exists` is also false without permission: trust it only if everybody may search the folder.
+    // `exists` is also false without permission: trust it only if the folder has its x bit set for everybody.
     const parent = path.slice(0, path.lastIndexOf("/")) as UrlPath;
     const folder = this.#exists(parent) ? parent : this.deepestFolder(path);
     return ((Deno.statSync(this.root + folder).mode ?? 0) & 0o111) === 0o111;
@@ -533,10 +533,10 @@ class Files {
     }
   }
 
-  /** Opens a file that grew or was replaced since it was looked up: a second look decides what is served. */
+  /** Keeps the open file if the path still leads to it (it changed in place), and otherwise opens what is there now. */
   async #openChanged({ path }: Entry, first?: Opened): Promise<Opened> {
     const found = this.look(path);
-    if (first !== undefined && found !== undefined && isSameFile(first.entry, found)) return first; // it grew
+    if (first !== undefined && found !== undefined && isSameFile(first.entry, found)) return first;
     const second = found && await this.#openOnce(found);
     // On a file system without stable inode numbers, only the real path shows that this is the file that was found.
     if (second !== undefined && (second.entry === found || this.#isInPlace(second.entry))) return second;
@@ -567,7 +567,7 @@ class Files {
 
   /**
    * Reads the first `length` bytes of an open file, or all of it if it is shorter. The returned entry describes these
-   * bytes: if the file changed meanwhile, it is a new one that nothing else shares.
+   * bytes: if the file changed meanwhile, it is a new entry that is not cached.
    */
   async read({ file, entry }: Opened, length: number): Promise<{ entry: Entry; bytes: Bytes }> {
     const bytes = new Uint8Array(Math.min(length, entry.size));
@@ -581,7 +581,7 @@ class Files {
     const version = versionOf(this.#statOpened(file, entry));
     if (isSameVersion(version, entry)) return { entry, bytes };
     const size = filled < bytes.length ? filled : entry.size;
-    // Some file systems report a new inode number every time.
+    // Some file systems report a new inode number every time: that alone is no change.
     const isSettled = entry.isSettled && isSameVersion({ ...version, inode: entry.inode }, entry);
     return { entry: { ...entry, size, isSettled, representations: new Map() }, bytes: bytes.subarray(0, filled) };
   }
@@ -642,7 +642,7 @@ class Files {
     return names.filter((name) => this.#options.dotfiles || !name.startsWith(".")).sort().join("\n");
   }
 
-  /** Reports whether a path has a version, or is missing if that is undefined, without blocking other requests. */
+  /** Reports asynchronously whether a path still has a version; undefined stands for a missing file. */
   async hasVersion(path: UrlPath, version?: Version): Promise<boolean> {
     const info = await Deno.stat(this.root + path).catch(() => undefined);
     return info === undefined || version === undefined ? info === version : isSameVersion(versionOf(info), version);
@@ -923,7 +923,7 @@ class Encodings {
   async select(entry: Entry, request: Headers): Promise<Representation> {
     const plain = await this.#share(entry, "identity", undefined, () => this.#load(entry));
     const accepted = plain.origin.isEncodable ? request.get("accept-encoding") : null;
-    if (accepted === null || !isEncodedFor(request)) return plain;
+    if (accepted === null || !mayEncode(request)) return plain;
     const current = plain.origin.entry!; // newer than `entry` if the file changed before it was opened
     for (const encoding of this.#acceptedEncodings(accepted)) {
       if (encoding === "identity") break;
@@ -976,10 +976,11 @@ class Encodings {
       // Keep only what was made from this version of the file: it may have changed before it was read.
       if (representation?.origin.entry !== (precompressed ?? entry)) return;
       entry.representations.set(encoding, { precompressed, representation });
-      const isCounted = representation === entry.representations.get("identity")?.representation &&
+      // If compression did not help, this is the plain representation.
+      const isAlreadyCounted = representation === entry.representations.get("identity")?.representation &&
         encoding !== "identity";
       const bodySize = representation.isOnDisk ? 0 : Number(representation.headers.get("content-length"));
-      if (!isCounted) this.files.addSize(entry, REPRESENTATION_SIZE + bodySize);
+      if (!isAlreadyCounted) this.files.addSize(entry, REPRESENTATION_SIZE + bodySize);
     };
     promise.then(settle, () => settle());
     return promise;
@@ -1002,7 +1003,7 @@ class Encodings {
     if (hasVariants) headers.set("vary", "Accept-Encoding");
     if (form === undefined) headers.set("accept-ranges", "bytes");
     else headers.set("content-encoding", form.encoding);
-    this.responses.addCommonHeaders(headers, isHtmlType(type) ? 0 : this.options.maxAge); // HTML names files that change
+    this.responses.addCommonHeaders(headers, isHtmlType(type) ? 0 : this.options.maxAge); // HTML is always revalidated, because it refers to other files
     const size = form === undefined ? entry.size : undefined;
     const origin = { entry, encoding: form?.encoding, size, isEncodable: hasVariants && form === undefined };
     return new Representation(origin, headers, isLarge ? undefined : bytes);
@@ -1054,10 +1055,10 @@ class Encodings {
 type Precompressed = { encoding: Encoding; type: string };
 
 /**
- * Reports whether a request may get an encoded response. Ranges and `If-Match` refer to the unencoded bytes. With a
- * date in `If-Range`, the client may have a part of an encoded body, so the encoding is negotiated as usual.
+ * Reports whether a request may get an encoded response. Ranges and `If-Match` refer to the unencoded bytes. But a
+ * date in `If-Range` does not tell which encoding the client's part has, so the encoding is negotiated as usual.
  */
-function isEncodedFor(request: Headers): boolean {
+function mayEncode(request: Headers): boolean {
   if (request.has("if-match")) return false;
   return !request.has("range") || !Number.isNaN(parseDate(request.get("if-range")));
 }
@@ -1084,7 +1085,7 @@ export function acceptedEncodings(header: string): Encoding[] {
 
 // Conditions --------------------------------------------------------------------------------------------------------
 
-/** Sets ETag and Last-Modified (RFC 9110, 8.8). A file that may still change unnoticed gets only a tag of its bytes. */
+/** Sets ETag and Last-Modified (RFC 9110, 8.8). A file that is not settled gets only a tag of its bytes. */
 function setValidators(headers: Headers, { size, mtime, ctime, isSettled, hasUsableDate }: Entry, bytes?: Bytes): void {
   if (bytes !== undefined || isSettled) headers.set("etag", strongTag(bytes ?? `${size} ${mtime} ${ctime}`));
   if (isSettled && hasUsableDate) headers.set("last-modified", new Date(mtime).toUTCString());
@@ -1477,25 +1478,25 @@ async function sendFromDisk(
   const { status, headers, origin } = representation;
   const entry = origin.entry!;
   if (request.method === "HEAD") return new Response(new Blob().stream(), { status, headers });
-  // HTTP/1 under Deno.serve cuts the body to Content-Length if the file grows; HTTP/2 and other servers may fail.
-  const isExact = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
+  // If the file grows, HTTP/1 under Deno.serve cuts the body to Content-Length. HTTP/2 (no Host header) fails instead.
+  const mustCut = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
   const whole = range === undefined ? await services.files.serve(entry) : undefined;
-  if (whole !== undefined) return bodyResponse(representation, whole, range, isExact);
+  if (whole !== undefined) return bodyResponse(representation, whole, range, mustCut);
   const { file, entry: current } = await services.files.open(entry);
-  if (current === entry) return bodyResponse(representation, openAt(file, range), range, isExact);
+  if (current === entry) return bodyResponse(representation, readFrom(file, range), range, mustCut);
   // The file changed since it was looked up: decide again, about the version that is open.
   const newer = await services.encodings.reload(representation, { file, entry: current }).catch((error) => {
     file.close();
     throw error;
   });
   const part = selectPart(request, newer);
-  if (newer.isOnDisk && typeof part !== "number") return bodyResponse(newer, openAt(file, part), part, isExact);
+  if (newer.isOnDisk && typeof part !== "number") return bodyResponse(newer, readFrom(file, part), part, mustCut);
   file.close();
   return await send(request, newer, services, info);
 }
 
-/** Returns the bytes of an open file from the start of a range; the stream closes the file. */
-function openAt(file: Deno.FsFile, range?: ByteRange): ReadableStream<Bytes> {
+/** Returns a stream from the start of a range to the end of the file; the stream closes the file. */
+function readFrom(file: Deno.FsFile, range?: ByteRange): ReadableStream<Bytes> {
   file.seekSync(range?.start ?? 0, Deno.SeekMode.Start);
   return file.readable;
 }
@@ -1504,11 +1505,11 @@ function bodyResponse(
   representation: Representation,
   body: ReadableStream<Bytes>,
   range: ByteRange | undefined,
-  isExact: boolean,
+  mustCut: boolean,
 ): Response {
   const { origin: { entry, stream }, status, headers } = representation;
   const length = range === undefined ? entry!.size : range.end - range.start + 1;
-  const exact = isExact || stream !== undefined ? body.pipeThrough(exactly(length)) : body;
+  const exact = mustCut || stream !== undefined ? body.pipeThrough(exactly(length)) : body;
   const init = range === undefined ? { status, headers } : { status: 206, headers: representation.rangeHeaders(range) };
   return new Response(stream === undefined ? exact : exact.pipeThrough(stream()), init);
 }
@@ -1517,7 +1518,7 @@ function bodyResponse(
 function withoutBody(response: Response): Response {
   if (response.body === null) return response;
   response.body.cancel();
-  // Deno sends `Content-Length: 0` for a null body, and no length for an empty stream.
+  // Without a Content-Length, Deno would add `Content-Length: 0` to a null body, but not to an empty stream.
   return new Response(response.headers.has("content-length") ? null : new Blob().stream(), response);
 }
 
@@ -1600,7 +1601,7 @@ const CREDENTIALS_SYNTAX = "auth must be USER:PASSWORD, with a colon, a password
 /** Returns the check for a password (RFC 7617, 2). Throws a TypeError for credentials that no client can send. */
 function createPasswordCheck(credentials: string): (request: Headers) => boolean {
   if (!CREDENTIALS.test(credentials)) throw new TypeError(CREDENTIALS_SYNTAX);
-  const { createHash, timingSafeEqual } = globalThis.process.getBuiltinModule("node:crypto"); // takes 30 ms to load
+  const { createHash, timingSafeEqual } = globalThis.process.getBuiltinModule("node:crypto");
   const digestOf = (token: string) => createHash("sha256").update(token).digest();
   const digest = digestOf(new TextEncoder().encode(credentials).toBase64());
   return (request) => {
@@ -1616,11 +1617,11 @@ const LIVE_EVENTS_PATH = "/.live-reload/events";
 const LIVE_CHECK_HEADER = "live-reload-check"; // marks the HEAD request of the script, which counts as a navigation
 const KNOWN_LIMIT = 20_000; // paths whose changes are noticed
 const SWEEP_REST = 100; // ms between two sweeps
-const SWEEP_RATIO = 25; // a rest takes at least that many times as long as the sweep before: at most 4% of a core
+const SWEEP_RATIO = 25; // a rest takes at least 25 times as long as the sweep before, so that sweeps take 4% of a core
 const SWEEP_WAIT = 200; // ms that a page waits for a sweep
 const SLICE_TIME = 2; // ms of a sweep before yielding to other requests
 const SLOW_LOOK = 0.5; // ms; if a look takes longer, as on a network drive, the sweep goes on asynchronously
-const PARALLEL_LOOKS = 16; // looks at a time then
+const PARALLEL_LOOKS = 16; // looks at a time in an asynchronous sweep
 const QUIET_TIME = 100; // ms without a change before pages reload
 const BURST_LIMIT = 2000; // ms of changes before pages reload anyway
 const STYLES_LIMIT = 50; // changed stylesheets in an event; more make a plain reload
@@ -1712,11 +1713,11 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
     }
   }
 
-  function isUser(sheet, path) {
+  function usesStylesheet(sheet, path) {
     if (sheet?.href && isAt(sheet.href, path)) return true;
     try {
       return [...sheet.cssRules].some((rule) =>
-        "href" in rule && (isAt(rule.href, path, sheet.href ?? location.href) || isUser(rule.styleSheet, path)));
+        "href" in rule && (isAt(rule.href, path, sheet.href ?? location.href) || usesStylesheet(rule.styleSheet, path)));
     } catch {
       return false; // the stylesheet is missing or of another origin
     }
@@ -1724,16 +1725,16 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 
   function linksTo(path) {
     const links = document.querySelectorAll("link[rel~=stylesheet]");
-    return [...links].filter((link) => isAt(link.href, path) || isUser(link.sheet, path));
+    return [...links].filter((link) => isAt(link.href, path) || usesStylesheet(link.sheet, path));
   }
 
   // Reports whether only links of the document use a stylesheet, directly or by @import.
   function isSwappable(path) {
     const links = linksTo(path);
-    const isOther = (sheet) => isUser(sheet, path) && !links.includes(sheet.ownerNode);
-    const isAdopted = performance.getEntriesByType("resource").some(({ name, initiatorType }) =>
+    const isOtherUse = (sheet) => usesStylesheet(sheet, path) && !links.includes(sheet.ownerNode);
+    const isLoadedByScript = performance.getEntriesByType("resource").some(({ name, initiatorType }) =>
       /script|fetch|xmlhttprequest/.test(initiatorType) && isAt(name, path));
-    return links.length > 0 && !isAdopted && !roots(document).some((root) => [...root.styleSheets].some(isOther));
+    return links.length > 0 && !isLoadedByScript && !roots(document).some((root) => [...root.styleSheets].some(isOtherUse));
   }
 
   // Returns a document or shadow root, and all that are inside it; closed and foreign ones are not visible.
@@ -1834,10 +1835,10 @@ class LiveReload {
     return this.#version;
   }
 
-  /** Returns a request without conditions and ranges if its response gets the script: no two such responses are equal. */
-  unconditional(request: Request, { headers }: Representation): Request {
+  /** Removes conditions and ranges from a request whose response gets the script: the script's URL differs each time. */
+  withoutConditions(request: Request, { headers }: Representation): Request {
     const isPage = isNavigation(request) && isHtmlType(headers.get("content-type"));
-    return isPage ? new Request(request.url, { method: request.method }) : request;
+    return isPage ? new Request("http://localhost/", { method: request.method }) : request; // the own URL may be invalid
   }
 
   /** Inserts the script into an HTML response. A 401 gets none, because the script would be a 401, too. */
@@ -1862,7 +1863,7 @@ class LiveReload {
         if (this.options.signal?.aborted) return controller.close();
         listener = controller;
         this.#listeners.add(listener);
-        // A page of an old version reloads at once, unless the event for the pending changes will decide.
+        // If changes are pending, their event tells a page of an old version what to do. Otherwise it reloads now.
         if (version !== this.#version && this.#pending.size === 0) listener.enqueue(this.#event());
         if (!this.#isWatching) this.#watch();
       },
@@ -1949,7 +1950,7 @@ class LiveReload {
     try {
       const entry = this.files.look(path);
       now.found = toOutcome(entry).found;
-      if (isSameState(known.found, now.found)) return false;
+      if (isSameMetadata(known.found, now.found)) return false;
       if (entry?.isFile && entry.size <= READ_SIZE) {
         now.tag = (await this.encodings.select(entry, new Headers())).headers.get("etag") ?? undefined;
       } else if (entry?.isFile === false && known.isListed) now.names = this.files.visibleNames(entry);
@@ -1958,7 +1959,7 @@ class LiveReload {
     }
     if (this.#known.get(path) !== known) return false; // forgotten meanwhile
     this.#known.set(path, now);
-    if (isSameOutcome(known, now)) return false;
+    if (looksSame(known, now)) return false;
     if (this.#pending.size === 0) this.#burstStart = performance.now();
     if (!this.#pending.has(path)) this.#pending.set(path, known);
     const { mtime = 0 } = now.found ?? {};
@@ -1970,7 +1971,7 @@ class LiveReload {
 
   /** Sends an event for the pending changes, leaving out those that were undone. */
   #announce(): void {
-    const isChanged = ([path, before]: [UrlPath, Outcome]) => !isSameOutcome(before, this.#known.get(path) ?? {});
+    const isChanged = ([path, before]: [UrlPath, Outcome]) => !looksSame(before, this.#known.get(path) ?? {});
     const paths = [...this.#pending].filter(isChanged).map(([path]) => path);
     this.#pending.clear();
     const sheets = paths.filter((path) => !path.endsWith(".map"));
@@ -1990,14 +1991,14 @@ function toOutcome(entry?: Entry): Outcome {
   return { found: { size, mtime, ctime, inode, device, isFile, isSettled } };
 }
 
-/** Reports whether a path certainly has not changed; a file is compared once more when it is no longer new. */
-function isSameState(one: Outcome["found"], other: Outcome["found"]): boolean {
+/** Reports whether the metadata rules out a change. If a file has settled meanwhile, its bytes are compared once more. */
+function isSameMetadata(one: Outcome["found"], other: Outcome["found"]): boolean {
   if (one === undefined || other === undefined) return one === other;
   return isSameVersion(one, other) && one.isFile === other.isFile && one.isSettled === other.isSettled;
 }
 
-/** Reports whether two outcomes look the same to a page: the same bytes, the same names in a listing, or a folder. */
-function isSameOutcome(one: Outcome, other: Outcome): boolean {
+/** Reports whether two outcomes look the same to a page: both missing, equal bytes, or folders with equal visible names. */
+function looksSame(one: Outcome, other: Outcome): boolean {
   if (one.found === undefined || other.found === undefined) return one.found === other.found;
   if (one.found.isFile !== other.found.isFile) return false;
   if (!one.found.isFile) return one.names === other.names;
@@ -2250,13 +2251,13 @@ function findRoot(named?: string): string {
     return root;
   } catch (error) {
     if (statusOf(error) !== 404) throw new Error(`cannot read the folder ${root}: ${errorMessage(error)}`);
-    const isFile = isAt(root);
+    const isFile = exists(root);
     checkUsage(named === undefined, isFile ? `${root} is not a folder` : `there is no folder ${root}`);
     return findRoot(".");
   }
 }
 
-function isAt(file: string): boolean {
+function exists(file: string): boolean {
   try {
     return Deno.statSync(file) !== undefined;
   } catch {
@@ -2268,7 +2269,7 @@ function isAt(file: string): boolean {
 function checkKey({ tls, options }: Command, root: string): void {
   if (tls === undefined) return;
   const realRoot = Deno.realPathSync(root) as DiskPath;
-  for (const file of [tls.key, tls.cert].filter(isAt)) { // `listen` reports why the others can't be read
+  for (const file of [tls.key, tls.cert].filter(exists)) { // `listen` reports why the others can't be read
     const realPath = Deno.realPathSync(file) as DiskPath;
     const isServed = isInside(realRoot, realPath) && (options.dotfiles || !isHidden(toUrlPath(realPath, realRoot)));
     const isSecret = isServed && (file === tls.key || Deno.readTextFileSync(file).includes("PRIVATE KEY"));

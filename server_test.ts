@@ -4082,6 +4082,16 @@ Deno.test("handler() inserts the script into every HTML response to a navigation
   });
 });
 
+Deno.test("handler() inserts the script for hosts that the URL parser rejects", async () => {
+  await using site = await Site.lay({ "index.html": "<p>page" });
+  using live = startLive(site);
+  await using server = start(live.handler);
+  for (const host of ["localhost:99999", "1.2.3.4.5"]) {
+    const { status, headers } = await rawGet(server.port, "/", `Host: ${host}\r\nAccept: text/html\r\n`, "HEAD");
+    assertEquals([status, headers.get("cache-control")], [200, "no-store"], host);
+  }
+});
+
 Deno.test("handler() inserts the script where nothing in the page can disable it", async (t) => {
   const S = "\u0000"; // the position of the script
   const pages: [string, string][] = [
