@@ -2169,7 +2169,7 @@ function isDenoSince(major: number, minor: number): boolean {
 /** Runs until a signal stops it. Returns the exit code: 0, 1 for a run-time error, 2 for wrong usage, 130 if forced. */
 export async function main(args: string[]): Promise<number> {
   try {
-    if (!isDenoSince(2, 5)) throw new Error(`http-server needs Deno 2.5 or later; this is Deno ${Deno.version.deno}`);
+    if (!isDenoSince(2, 5)) throw new Error(`Deno 2.5 or later is needed; this is Deno ${Deno.version.deno}`);
     const command = parseCommand(args);
     if (command.print === undefined) return await serve(command);
     console.log(command.print);
