@@ -2247,7 +2247,9 @@ function watchSignals(shutdown: () => void): Promise<number> {
 function findRoot(named?: string): string {
   const root = resolve(named ?? DEFAULTS.root);
   try {
-    for (const _ of Deno.readDirSync(root)) break; // leaving the loop closes the folder
+    // For a network drive, Deno requires all permissions as soon as it sees the real path.
+    const folder = Deno.build.os === "windows" ? Deno.realPathSync(root) : root;
+    for (const _ of Deno.readDirSync(folder)) break; // leaving the loop closes the folder
     return root;
   } catch (error) {
     if (statusOf(error) !== 404) throw new Error(`cannot read the folder ${root}: ${errorMessage(error)}`);
@@ -2278,10 +2280,13 @@ function checkKey({ tls, options }: Command, root: string): void {
 }
 
 /** Listens on the named port, or on the first free one from the default on. */
-function listen({ host = everyInterface(), port, tls }: Command, handler: Deno.ServeHandler) {
+function listen({ host: named, port, tls }: Command, handler: Deno.ServeHandler) {
+  const host = named ?? everyInterface();
   const first = port ?? DEFAULT_PORT;
   const last = port ?? DEFAULT_PORT + PORT_TRIES;
   for (let port = first; port <= last; port++) {
+    // On macOS and Windows, a listener on one of these addresses does not keep others from the port, but hides them.
+    if (named === undefined && !(isFree("0.0.0.0", port) && isFree("127.0.0.1", port))) continue;
     try {
       return Deno.serve({
         port,
@@ -2305,15 +2310,32 @@ function listen({ host = everyInterface(), port, tls }: Command, handler: Deno.S
   throw new Error(`port ${first} is taken; choose another with --port, or --port 0 for any`);
 }
 
-/** Returns `::` if IPv6 is available and permitted, otherwise `0.0.0.0`. */
+/** Returns `::` if it is permitted and includes IPv4, otherwise `0.0.0.0`. */
 function everyInterface(): string {
   try {
-    const { state } = Deno.permissions.querySync({ name: "net", host: "[::]" });
-    if (Deno.build.os === "windows" || state !== "granted") return "0.0.0.0"; // on Windows, `::` excludes IPv4
-    Deno.listen({ hostname: "::", port: 0 }).close();
-    return "::";
+    if (Deno.build.os === "windows" || !mayListen("::")) return "0.0.0.0"; // on Windows, `::` excludes IPv4
+    using probe = Deno.listen({ hostname: "::", port: 0 });
+    // On Linux with net.ipv6.bindv6only=1, too: the port is still free for IPv4.
+    const isOnlyIpv6 = Deno.build.os === "linux" && mayListen("0.0.0.0") && isFree("0.0.0.0", probe.addr.port);
+    return isOnlyIpv6 ? "0.0.0.0" : "::";
   } catch {
     return "0.0.0.0"; // the system has no IPv6
+  }
+}
+
+function mayListen(hostname: string, port?: number): boolean {
+  const host = `${bracketed(hostname)}${port === undefined ? "" : `:${port}`}`;
+  return Deno.permissions.querySync({ name: "net", host }).state === "granted";
+}
+
+/** Reports whether nobody listens on a port; true as well if Deno may not listen there. */
+function isFree(hostname: string, port: number): boolean {
+  if (!mayListen(hostname, port)) return true;
+  try {
+    Deno.listen({ hostname, port }).close();
+    return true;
+  } catch (error) {
+    return !(error instanceof Deno.errors.AddrInUse);
   }
 }
 

@@ -4686,14 +4686,45 @@ function exists(file: string): boolean {
   }
 }
 
+/** Arguments of `unshare` that run a command in a network of its own, in which `::` excludes IPv4. */
+const IPV6_ONLY = ["--net", "sh", "-c", 'ip link set lo up && sysctl -qw net.ipv6.bindv6only=1 && exec "$@"', "sh"];
+const canSeparateIpv6 = isLinux && (() => {
+  try {
+    const options: Deno.CommandOptions = { args: [...IPV6_ONLY, "true"], stdout: "null", stderr: "null" };
+    return new Deno.Command("unshare", options).outputSync().success;
+  } catch {
+    return false;
+  }
+})();
+
+Deno.test({
+  name: "main() listens on IPv4 if `::` excludes it (net.ipv6.bindv6only=1)",
+  ignore: !canSeparateIpv6,
+  async fn() {
+    await using site = await Site.lay({ "a.txt": "a" });
+    const code = `
+      const { main } = await import("./server.ts");
+      const exit = main(["--quiet", ${JSON.stringify(site.root)}]);
+      await Promise.race([exit, new Promise((resolve) => setTimeout(resolve))]);
+      console.log(await (await fetch("http://127.0.0.1:8080/a.txt")).text());
+      Deno.exit(0);`;
+    const args = [...IPV6_ONLY, Deno.execPath(), "eval", "--quiet", "--no-check", code];
+    const { stdout, stderr } = await new Deno.Command("unshare", { args, cwd: here }).output();
+    const decoder = new TextDecoder();
+    assertMatch(decoder.decode(stdout), /\na\n$/, decoder.decode(stderr));
+  },
+});
+
 Deno.test("main() uses the next free port by default, but never instead of a port given with --port", async () => {
-  using taken = Deno.listen({ hostname: "0.0.0.0", port: 0 });
-  const { port } = taken.addr as Deno.NetAddr;
-  assertEquals(await run(["--port", `${port}`]), {
-    code: 1,
-    stdout: "",
-    stderr: `http-server: port ${port} is taken; choose another with --port, or --port 0 for any.\n`,
-  });
+  for (const hostname of ["0.0.0.0", "127.0.0.1"]) {
+    using taken = Deno.listen({ hostname, port: 0 });
+    const { port } = taken.addr;
+    assertEquals(await run(["--port", `${port}`]), {
+      code: 1,
+      stdout: "",
+      stderr: `http-server: port ${port} is taken; choose another with --port, or --port 0 for any.\n`,
+    });
+  }
 
   // The default port is taken, either by this listener or by another program.
   using _default = tryListen(8080);
@@ -4719,6 +4750,17 @@ Deno.test("main() listens on IPv6 and shows the address in brackets", async () =
   }
   await using everywhere = await Served.start(["--port", "0", "--host", "[::]", site.root]);
   assertEquals(everywhere.url, `http://localhost:${everywhere.port}/`);
+});
+
+Deno.test({
+  name: "main() says that a network drive needs all permissions",
+  ignore: !isWindows,
+  async fn() {
+    const folder = String.raw`\\server\share`;
+    const stderr = `http-server: cannot read the folder ${folder}: ` +
+      `Requires all access to "${folder}", run again with the --allow-all flag.\n`;
+    assertEquals(await run([folder]), { code: 1, stdout: "", stderr });
+  },
 });
 
 Deno.test("main() reports a run-time error in one sentence with exit code 1", async (t) => {
