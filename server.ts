@@ -442,7 +442,9 @@ class Files {
     const isOutside = !isInside(realRoot, realPath);
     if (isOutside && !this.#options.symlinks) return undefined;
     if (isOutside) checkPermission(realPath);
-    if (!this.#options.dotfiles && this.#hasShortName(path)) return undefined;
+    if (!this.#options.dotfiles && (this.#hasShortName(path) || isAlias({ path, realPath }, realRoot))) {
+      return undefined;
+    }
     const info = Deno.statSync(realPath);
     // Opening a FIFO blocks until it has a writer, and reading a device may never end.
     if (!info.isFile && !info.isDirectory) return undefined;
@@ -668,6 +670,20 @@ function isEmbedded(root: string): boolean {
 /** Reports whether a real path is the folder or inside it; the separator keeps `/www-private` out of `/www`. */
 function isInside(folder: string, path: string): boolean {
   return path === folder || path.startsWith(folder.endsWith(SEPARATOR) ? folder : folder + SEPARATOR);
+}
+
+/**
+ * Reports whether a path leads through a dotfile under another name, as `GIT~1` does on Windows. The target of a link may be
+ * hidden: whoever made the link chose to serve it.
+ */
+function isAlias({ path, realPath }: Pick<Place, "path" | "realPath">, realRoot: DiskPath): boolean {
+  if (toUrlPath(realPath, realRoot) === path) return false;
+  const names = path.split("/").slice(1);
+  return names.some((name, index) => {
+    const file = `${realRoot}/${names.slice(0, index + 1).join("/")}`;
+    const realName = basename(Deno.realPathSync(file));
+    return realName.startsWith(".") && realName !== name && !Deno.lstatSync(file).isSymlink;
+  });
 }
 
 /** Returns the URL path of a file relative to a folder. */

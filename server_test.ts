@@ -17,7 +17,7 @@ import {
   assertThrows,
   fail,
 } from "@std/assert";
-import { basename, dirname, join } from "@std/path";
+import { basename, dirname, join, SEPARATOR } from "@std/path";
 import http2 from "node:http2";
 import process from "node:process";
 import {
@@ -1471,6 +1471,56 @@ Deno.test("handler() serves a short name such as GIT~1 only if its folder lists 
   } finally {
     Deno.readDirSync = readDirSync;
   }
+});
+
+Deno.test({
+  name: "handler() serves a hidden file by another spelling of its name only through a link",
+  ignore: !HAS_LINKS,
+  async fn(t) {
+    await using site = await Site.lay({
+      ".git/config": "config",
+      ".git/.env": "env",
+      "sub/.env": "env",
+      ".well-known/token": "token",
+      "plain.txt": "plain",
+      "link.txt": { link: ".git/config" },
+      "folder": { link: ".git" },
+      ".well-known/link": { link: "token" },
+      // Stand for other spellings: the mock below reports the names of the hidden files as the real ones.
+      "GIT1/config": "config",
+      ".git/ENV1": "env",
+      "sub/ENV1": "env",
+      "PLAIN.TXT1": "plain",
+    });
+    const spellings = { "/GIT1": "/.git", "/ENV1": "/.env", "/PLAIN.TXT1": "/plain.txt" };
+    const { realPathSync } = Deno;
+    try {
+      // As on Windows and HFS+: the real path has the names that the folders list.
+      Deno.realPathSync = (path) =>
+        Object.entries(spellings).reduce(
+          (path, [spelling, name]) => path.replace(spelling.replace("/", SEPARATOR), name.replace("/", SEPARATOR)),
+          realPathSync(path),
+        );
+      const hidden = ["/GIT1", "/GIT1/", "/GIT1/config", "/sub/ENV1", "/folder/ENV1"];
+      await each(t, hidden, (path) => path, async (path) => {
+        assertEquals((await get(handlerFor({ root: site.root }), path)).status, 404);
+      });
+      const served = { "/PLAIN.TXT1": "plain", "/link.txt": "config", "/folder/config": "config" };
+      await each(
+        t,
+        [...Object.entries(served), ["/.well-known/link", "token"]],
+        ([path]) => path,
+        async ([path, text]) => {
+          assertEquals((await get(handlerFor({ root: site.root }), path!)).text, text);
+        },
+      );
+      // Only names below the root count.
+      assertEquals((await get(handlerFor({ root: site.file(".git") }), "/")).status, 200);
+      assertEquals((await get(handlerFor({ root: site.root, dotfiles: true }), "/GIT1/config")).text, "config");
+    } finally {
+      Deno.realPathSync = realPathSync;
+    }
+  },
 });
 
 Deno.test("handler() maps the file system errors of every system to a status", async (t) => {
