@@ -2113,6 +2113,9 @@ Usage: server.ts [options] [folder]
 ${rows.join("\n")}`;
 }
 
+/** Options that the start-up message shows elsewhere or not at all. */
+const UNSHOWN = /^(?:port|host|base|key|quiet)$/;
+
 /** A parsed command line; `port` is undefined if the user named none. */
 type Command = ReturnType<typeof parseCommand>;
 
@@ -2144,6 +2147,7 @@ function parseCommand(args: string[]) {
     port: parseNumber("--port", values.port, 65535),
     tls: cert && key ? { cert, key } : undefined,
     quiet,
+    shown: Object.keys(values).filter((name) => !UNSHOWN.test(name)).map((name) => `--${name}`),
     print: values.help ? helpText() : values.version ? `http-server ${VERSION}` : undefined,
   };
 }
@@ -2355,32 +2359,62 @@ function isFree(hostname: string, port: number): boolean {
   }
 }
 
-/** Returns the root for messages. */
-function displayName(root: string): string {
-  return isEmbedded(root) ? "the www folder inside this program" : root;
-}
-
 /** Returns an address for a URL: IPv6 in brackets (RFC 3986, 3.2.2). */
 function bracketed(address: string): string {
   return address.includes(":") ? `[${address}]` : address;
 }
 
-/** Prints what is served, and where. */
-function announce({ host, port: named, tls, options }: Command, root: string, { hostname, port }: Deno.NetAddr): void {
+/** Prints the addresses, the folder and the options, up to an empty line; without a terminal, the first line has the URL. */
+function announce(command: Command, root: string, { hostname, port }: Deno.NetAddr): void {
+  const { host, port: named, tls, options, shown } = command;
+  const isTerminal = Deno.stdout.isTerminal();
   const isEverywhere = hostname === "0.0.0.0" || hostname === "::";
+  const isPublic = !LOOPBACK_ADDRESS.test(hostname);
+  // Browsers on Windows try ::1 first for `localhost`, and wait 300 ms.
+  const local = hostname === "0.0.0.0" && Deno.build.os === "windows" && !tls ? "127.0.0.1" : "localhost";
+  const hosts = isEverywhere ? [local, ...networkAddresses(hostname)] : [host ?? hostname];
   const base = encodePath(normalizeBase(options.base ?? DEFAULTS.base));
-  const url = `${tls ? "https" : "http"}://${bracketed(isEverywhere ? "localhost" : host ?? hostname)}:${port}${base}/`;
-  const isCurrent = options.root === undefined && root !== resolve(DEFAULTS.root);
-  const folder = `${displayName(root)}${isCurrent ? " (the current folder)" : ""}`;
   const note = named === undefined && port !== DEFAULT_PORT ? ` (port ${DEFAULT_PORT} is taken)` : "";
-  const unencrypted = tls ? "" : " Without HTTPS (--cert and --key), the password is sent in clear text.";
-  const isPublic = Deno.stdout.isTerminal() && !LOOPBACK_ADDRESS.test(hostname);
-  const [bold, link] = ["font-weight: bold", "font-weight: bold; color: green"]; // on a terminal only
-  console.log("Serving %c%s%c at %c%s%c%s", bold, folder, "", link, url, "", note);
-  if (isPublic) console.log("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
-  if (options.live) console.log("Pages reload when a file changes (--live).");
-  if (options.auth !== undefined) console.log(`Clients must log in (--auth).${unencrypted}`);
-  if (Deno.stdout.isTerminal()) console.log("Press Ctrl-C to stop.\n");
+  const isCurrent = options.root === undefined && root !== resolve(DEFAULTS.root);
+  const folder = isEmbedded(root) ? "the www folder inside this program" : root;
+  if (isTerminal) console.log();
+  for (const [index, host] of hosts.entries()) {
+    const label = index > 0 || isPublic && !isEverywhere ? "Network" : "Local  ";
+    const url = `${tls ? "https" : "http"}://${bracketed(host)}:${port}${base}/`;
+    console.log("%s  %c%s%c%s", label, "font-weight: bold; color: green", url, "", index === 0 ? note : "");
+  }
+  console.log(`Version  http-server ${VERSION}`);
+  console.log("Folder  ", `${folder}${isCurrent ? " (the current folder)" : ""}`);
+  if (shown.length > 0) console.log(`Options  ${shown.join(" ")}`);
+  if (options.auth !== undefined && !tls) {
+    console.log("Without HTTPS (--cert and --key), the password is sent in clear text.");
+  }
+  if (isTerminal && isPublic) console.log("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
+  if (isTerminal) console.log("Press Ctrl-C to stop.");
+  console.log();
+}
+
+/** Returns the addresses at which other machines reach a listener on every interface; none without the permission. */
+function networkAddresses(hostname: string): string[] {
+  try {
+    const { state } = Deno.permissions.querySync({ name: "sys", kind: "networkInterfaces" });
+    const addresses = state === "granted" ? usableAddresses(Deno.networkInterfaces()) : [];
+    return addresses.filter((address) => hostname === "::" || !address.includes(":"));
+  } catch {
+    return []; // a sandbox of the system may hide them
+  }
+}
+
+/** Returns the addresses that other machines may reach, IPv4 first: not loopback, link-local, or a bridge to containers. */
+export function usableAddresses(interfaces: Pick<Deno.NetworkInterfaceInfo, "name" | "address">[]): string[] {
+  const addresses = interfaces.filter(({ name }) => !/^(?:docker|br-|veth|virbr)/.test(name)).map(({ address }) =>
+    address
+  );
+  const isGlobalIPv6 = (address: string) => /^[23][\da-f]{3}:/.test(address);
+  return [
+    ...addresses.filter((address) => !address.includes(":") && !/^(?:127|169\.254)\./.test(address)),
+    ...addresses.filter(isGlobalIPv6),
+  ];
 }
 
 const LOG_DELAY = 50; // ms that a line of the log may wait for others

@@ -62,6 +62,7 @@ import {
   parseRange,
   resolvePath,
   type UrlPath,
+  usableAddresses,
   VERSION,
 } from "./server.ts";
 
@@ -4578,7 +4579,11 @@ Deno.test("main() passes its options to the handler", async () => {
     ...["--port=0", "-a", "127.0.0.1", "-q", "--dotfiles", "--spa", "--cors", "--no-listing", "--max-age", "60"],
     ...["--header", "X-One: 1:1", "--header=X-Two:2", "--", site.root],
   ]);
-  assertEquals(server.firstLine, `Serving ${site.root} at http://127.0.0.1:${server.port}/`);
+  assertEquals(
+    server.startUp,
+    `Local    http://127.0.0.1:${server.port}/\nVersion  http-server ${VERSION}\nFolder   ${site.root}\n` +
+      `Options  --dotfiles --spa --cors --no-listing --max-age --header\n`,
+  );
   const response = await fetch(`${server.url}.env`);
   assertEquals(await response.text(), "dot");
   for (
@@ -4658,10 +4663,16 @@ Deno.test("README.md, deno.json and server.ts agree", async () => {
 
 // Server -------------------------------------------------------------------------------------------------------------
 
+/** The name of this machine in the start-up message. Browsers on Windows try ::1 first for `localhost`. */
+const LOCAL_NAME = isWindows ? "127.0.0.1" : "localhost";
+
 Deno.test("main() serves the www folder beside the script from any current folder", async () => {
   await using site = await Site.lay({});
   await using server = await Served.start(["--port", "0"], { cwd: site.root });
-  assertEquals(server.firstLine, `Serving ${join(here, "www")} at http://localhost:${server.port}/`);
+  assertEquals(
+    server.startUp,
+    `Local    http://${LOCAL_NAME}:${server.port}/\nVersion  http-server ${VERSION}\nFolder   ${join(here, "www")}\n`,
+  );
   assertEquals(await (await fetch(server.url)).text(), await Deno.readTextFile(join(here, "www/index.html")));
   const missing = await fetch(`${server.url}nothing`);
   assertEquals(missing.status, 404);
@@ -4704,14 +4715,14 @@ Deno.test({
     const shell = `exec "${Deno.execPath()}" run --quiet --no-prompt --allow-net --allow-read server.ts --port 0`;
     {
       await using server = await Served.start([], { cwd: site.root, shell });
-      assertStringIncludes(server.firstLine, `Serving ${site.root} (the current folder) at http://localhost:`);
+      assertStringIncludes(server.startUp, `\nFolder   ${site.root} (the current folder)\n`);
       assertEquals(await (await fetch(`http://127.0.0.1:${server.port}/a.txt`)).text(), "here");
       server.signal("SIGINT");
       assertMatch((await server.finish()).stdout, /^\S+Z 127\.0\.0\.1 GET \/a\.txt 200 4 \d+ms\n$/);
     }
     site.write({ "www/a.txt": "www" });
     await using server = await Served.start([], { cwd: site.root, shell });
-    assertStringIncludes(server.firstLine, `Serving ${site.file("www")} at http://localhost:`);
+    assertStringIncludes(server.startUp, `\nFolder   ${site.file("www")}\n`);
     assertEquals(await (await fetch(`http://127.0.0.1:${server.port}/a.txt`)).text(), "www");
     if (!canListen("::1")) return;
     assertEquals(await (await fetch(`http://[::1]:${server.port}/a.txt`)).text(), "www");
@@ -4780,7 +4791,7 @@ Deno.test("main() uses the next free port by default, but never instead of a por
   using _default = tryListen(8080);
   await using server = await Served.start([]);
   assert(server.port > 8080, `${server.port}`);
-  assertStringIncludes(server.firstLine, `at http://localhost:${server.port}/ (port 8080 is taken)`);
+  assertStringIncludes(server.startUp, `http://${LOCAL_NAME}:${server.port}/ (port 8080 is taken)\n`);
 });
 
 function tryListen(port: number): Deno.Listener | undefined {
@@ -4811,6 +4822,45 @@ Deno.test({
       `Requires all access to "${folder}", run again with the --allow-all flag.\n`;
     assertEquals(await run([folder]), { code: 1, stdout: "", stderr });
   },
+});
+
+Deno.test("main() shows the addresses on the network if it may see the interfaces", async () => {
+  await using site = await Site.lay({});
+  const permissions = [...PERMISSIONS, "--allow-sys=networkInterfaces"];
+  const linesFor = async (...args: string[]) => {
+    await using server = await Served.start(["--port", "0", ...args, site.root], { permissions });
+    return server.startUp.replaceAll(`${server.port}`, "PORT").split("\n").filter((line) => /^[LN]/.test(line));
+  };
+  const lines = usableAddresses(Deno.networkInterfaces()).map((address) =>
+    `Network  http://${address.includes(":") ? `[${address}]` : address}:PORT/base/`
+  );
+  assertEquals(await linesFor("--host", "0.0.0.0", "--base", "base"), [
+    `Local    http://${LOCAL_NAME}:PORT/base/`,
+    ...lines.filter((line) => !line.includes("[")),
+  ]);
+  if (canListen("::")) {
+    assertEquals(await linesFor("--host", "::", "--base", "base"), ["Local    http://localhost:PORT/base/", ...lines]);
+  }
+  assertEquals(await linesFor("--host", "127.0.0.1"), ["Local    http://127.0.0.1:PORT/"]);
+  const [address] = usableAddresses(Deno.networkInterfaces());
+  if (address === undefined) return;
+  assertEquals(await linesFor("--host", address), [`Network  http://${address}:PORT/`]);
+});
+
+Deno.test("usableAddresses() returns the addresses that other machines can reach, IPv4 first", () => {
+  const interfaces = [
+    ["lo", "127.0.0.1"],
+    ["lo", "::1"],
+    ["wlan0", "fe80::1"],
+    ["wlan0", "fd00::1"],
+    ["wlan0", "2001:db8::1"],
+    ["wlan0", "192.168.1.20"],
+    ["tun0", "10.0.0.7"],
+    ["eth1", "169.254.3.4"],
+    ["docker0", "172.17.0.1"],
+    ["br-51ac", "172.18.0.1"],
+  ].map(([name = "", address = ""]) => ({ name, address }));
+  assertEquals(usableAddresses(interfaces), ["192.168.1.20", "10.0.0.7", "2001:db8::1"]);
 });
 
 Deno.test("main() reports a run-time error in one sentence with exit code 1", async (t) => {
@@ -4881,13 +4931,11 @@ Deno.test({
     assertMatch(await within(events.text(), "the end of the event stream"), /^data:.*\n\n$/);
     const { code, stdout, stderr } = await server.finish();
     assertEquals([code, stderr], [0, ""]);
-    const [live, auth] = stdout.split("\n");
-    assertEquals(live, "Pages reload when a file changes (--live).");
-    assertEquals(
-      auth,
-      "Clients must log in (--auth). Without HTTPS (--cert and --key), the password is sent in clear text.",
+    assertStringIncludes(
+      server.startUp,
+      "\nOptions  --live --auth\nWithout HTTPS (--cert and --key), the password is sent in clear text.\n",
     );
-    assert(!/secret|bWU6c2VjcmV0/.test(server.firstLine + stdout), stdout);
+    assert(!/secret|bWU6c2VjcmV0/.test(server.startUp + stdout), stdout);
   },
 });
 
@@ -5119,8 +5167,7 @@ Deno.test({
 
     await using withPassword = await Served.start(["--port", "0", "--auth", "me:secret", ...files, site.root]);
     assertEquals((await fetch(withPassword.url, { client, headers: basic("me:secret") })).status, 200);
-    withPassword.signal("SIGKILL");
-    assertMatch((await withPassword.finish()).stdout, /^Clients must log in \(--auth\)\.\n/);
+    assert(withPassword.startUp.endsWith("\nOptions  --auth --cert\n"), withPassword.startUp);
 
     const mismatch = await run([
       "--port",
@@ -5163,16 +5210,21 @@ Deno.test({
     const shell = 'exec env -u NO_COLOR script --quiet --return --command "$SERVER" /dev/null';
     await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { shell });
     // deno-lint-ignore no-control-regex -- the test matches color codes
-    const plain = server.firstLine.replace(/\x1b\[\d+m/g, "");
-    assertEquals(plain, `Serving ${site.root} at http://127.0.0.1:${server.port}/\r`);
-    assertStringIncludes(server.firstLine, `\x1b[1m${site.root}`);
+    assertEquals(server.startUp.replace(/\x1b\[\d*m/g, "").split("\r\n"), [
+      `Local    http://127.0.0.1:${server.port}/`,
+      `Version  http-server ${VERSION}`,
+      `Folder   ${site.root}`,
+      "Press Ctrl-C to stop.",
+      "",
+    ]);
+    assertStringIncludes(server.startUp, "\x1b[1mhttp://");
     for (const path of ["a.txt", "nothing"]) await (await fetch(`http://127.0.0.1:${server.port}/${path}`)).text();
     await until(() => server.log.includes("/nothing"), "the line of /nothing in the log");
     const time = "\\d\\d:\\d\\d:\\d\\d";
     assertMatch(
       server.log,
       new RegExp(
-        `^Press Ctrl-C to stop\\.\r\n\r\n${time} 127\\.0\\.0\\.1 GET /a\\.txt \x1b\\[32m200\x1b\\[0m 1 \\d+ms\r\n` +
+        `^${time} 127\\.0\\.0\\.1 GET /a\\.txt \x1b\\[32m200\x1b\\[0m 1 \\d+ms\r\n` +
           `${time} 127\\.0\\.0\\.1 GET /nothing \x1b\\[33m404\x1b\\[0m 14 \\d+ms\r\n$`,
       ),
     );

@@ -129,7 +129,7 @@ export class Site implements AsyncDisposable {
 
 export interface Finished {
   code: number;
-  /** Standard output after the first line. */
+  /** Standard output after the start-up message. */
   stdout: string;
   stderr: string;
 }
@@ -142,14 +142,15 @@ interface StartOptions {
 }
 
 /**
- * A server in its own process. Its address is read from the first line that it prints; lines of Deno before it, which a
- * terminal shows as well, are ignored.
+ * A server in its own process. Its address is read from the first line of its start-up message, which ends with an empty
+ * line; lines of Deno before it, which a terminal shows as well, are ignored.
  */
 export class Served implements AsyncDisposable {
   url = "";
   port = 0;
-  firstLine = "";
-  /** Standard output so far, after the first line. */
+  /** The start-up message. */
+  startUp = "";
+  /** Standard output so far, after the start-up message. */
   log = "";
   stderr = "";
   #child: Deno.ChildProcess;
@@ -157,10 +158,10 @@ export class Served implements AsyncDisposable {
   #read: Promise<unknown>;
   #paused: Promise<void> | undefined;
 
-  private constructor(child: Deno.ChildProcess, onFirstLine: () => void) {
+  private constructor(child: Deno.ChildProcess, onStartUp: () => void) {
     this.#child = child;
     this.#stdout = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
-    this.#read = Promise.all([this.#readStdout(onFirstLine), this.#readStderr()]).finally(onFirstLine);
+    this.#read = Promise.all([this.#readStdout(onStartUp), this.#readStderr()]).finally(onStartUp);
   }
 
   static async start(args: string[], options: StartOptions = {}): Promise<Served> {
@@ -176,23 +177,23 @@ export class Served implements AsyncDisposable {
     }).spawn();
     const started = Promise.withResolvers<void>();
     const served = new Served(child, started.resolve);
-    await within(started.promise, `the first line of ${args.join(" ")}`, () => served.signal("SIGKILL"));
-    if (served.firstLine === "") throw new Error(`the server did not start: ${served.stderr}`);
-    [served.url = ""] = /https?:\/\/\S+/.exec(served.firstLine) ?? [];
+    await within(started.promise, `the start-up message of ${args.join(" ")}`, () => served.signal("SIGKILL"));
+    if (served.startUp === "") throw new Error(`the server did not start: ${served.stderr}`);
+    [served.url = ""] = /https?:\/\/\S+/.exec(served.startUp) ?? [];
     served.port = Number(new URL(served.url).port);
     return served;
   }
 
-  async #readStdout(onFirstLine: () => void): Promise<void> {
+  async #readStdout(onStartUp: () => void): Promise<void> {
     for (let chunk; !(chunk = await this.#stdout.read()).done;) {
       await this.#paused;
       this.log += chunk.value;
-      if (this.firstLine !== "") continue;
-      const [start, firstLine] = /^(?:[^\n]*\n)*?(Serving [^\n]*)\n/.exec(this.log) ?? [];
+      if (this.startUp !== "") continue;
+      const [start, startUp] = /^(?:[^\n]*\n)*?((?:Local|Network) [^]*?\n)\r?\n/.exec(this.log) ?? [];
       if (start === undefined) continue;
-      this.firstLine = firstLine!;
+      this.startUp = startUp!;
       this.log = this.log.slice(start.length);
-      onFirstLine();
+      onStartUp();
     }
   }
 
