@@ -15,8 +15,8 @@
  * 7. Listing: `Listings.render` builds the page or the JSON of a folder without an index.html.
  * 8. Responses: common headers, errors, redirects, OPTIONS and the log line; `send` builds the response for a file.
  *
- * Two sections are optional: Password rejects requests without credentials, Live reload adds a script to pages and sends
- * it events. Command line and Server start and stop the program.
+ * Three sections are optional: Password rejects requests without credentials, Live reload adds a script to pages and
+ * sends it events, Certificate makes a certificate for HTTPS. Command line and Server start and stop the program.
  *
  * The server never writes, runs a program or reads the environment. It follows links out of the folder only with
  * `--symlinks`. It has no uploads, themes or server-side scripts.
@@ -2050,6 +2050,79 @@ function scriptPosition(start: Bytes, hasCharset: boolean): number {
   return Math.max(length, meta === null ? 0 : meta.index + meta[0].length);
 }
 
+// Certificate -------------------------------------------------------------------------------------------------------
+
+const DAY = 86_400_000; // ms
+
+/** Encodes a value (X.690, 8.1 and 10.1). */
+function der(tag: number, ...content: (number | Uint8Array)[]): Bytes {
+  const bytes = content.flatMap((part) => typeof part === "number" ? [part] : [...part]);
+  const { length } = bytes;
+  const size = length < 128 ? [length] : length < 256 ? [0x81, length] : [0x82, length >> 8, length & 255];
+  return new Uint8Array([tag, ...size, ...bytes]);
+}
+
+const sequence = (...content: Uint8Array[]) => der(0x30, ...content);
+const identifier = (...content: number[]) => der(6, ...content);
+const text = (tag: number, value: string) => der(tag, new TextEncoder().encode(value));
+
+/** Encodes a positive number without needless zeros (X.690, 8.3). */
+function integer(bytes: Bytes): Bytes {
+  const digits = bytes.subarray(bytes.findIndex((byte) => byte !== 0));
+  return der(2, ...digits[0]! > 127 ? [0] : [], digits);
+}
+
+/** Encodes a host as a subjectAltName (RFC 5280, 4.2.1.6); an invalid host is left out. */
+function alternativeName(host: string): Bytes[] {
+  const url = [host, `[${host}]`].map((host) => URL.parse(`http://${host}`)).find((url) => url !== null); // IPv6 needs brackets
+  const name = url?.hostname ?? "";
+  if (/^[\d.]+$/.test(name)) return [der(0x87, ...name.split(".").map(Number))];
+  if (!name.startsWith("[")) return name === "" ? [] : [text(0x82, name)];
+  const [head = [], tail = []] = name.slice(1, -1).split("::").map((part) => part.split(":").filter(Boolean));
+  const groups = [...head, ...Array(8 - head.length - tail.length).fill(""), ...tail];
+  return [der(0x87, Uint8Array.fromHex(groups.map((group) => group.padStart(4, "0")).join("")))];
+}
+
+/**
+ * Returns a new self-signed certificate for this machine and for other hosts, and its key, as PEM (RFC 5280, 4.1).
+ * `.example.com` stands for `example.com` and all names under it.
+ */
+export async function makeCertificate(hosts: string[] = []): Promise<{ cert: string; key: string }> {
+  const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
+  const { publicKey, privateKey } = await crypto.subtle.generateKey(algorithm, true, ["sign"]);
+  const ecdsaWithSha256 = sequence(identifier(42, 134, 72, 206, 61, 4, 3, 2));
+  const subject = sequence(der(0x31, sequence(identifier(85, 4, 3), text(0x0c, "http-server"))));
+  const time = (ms: number) => text(0x17, `${new Date(ms).toISOString().replace(/\D/g, "").slice(2, 14)}Z`);
+  const names = hosts.flatMap((host) => host.startsWith(".") ? [host.slice(1), `*${host}`] : [host]);
+  const extension = (id: number, value: Bytes) => sequence(identifier(85, 29, id), der(4, value));
+  const toBeSigned = sequence(
+    der(0xa0, der(2, 2)), // version 3
+    integer(crypto.getRandomValues(new Uint8Array(16))), // Firefox refuses a serial number that it knows
+    ecdsaWithSha256,
+    subject,
+    sequence(time(Date.now() - DAY), time(Date.now() + 364 * DAY)), // browsers refuse more than 398 days
+    subject,
+    new Uint8Array(await crypto.subtle.exportKey("spki", publicKey)),
+    der(
+      0xa3,
+      sequence(
+        extension(15, der(3, 7, 0x80)), // keyUsage: digitalSignature
+        extension(17, sequence(...["localhost", "127.0.0.1", "::1", ...names].flatMap(alternativeName))),
+        extension(19, sequence()), // basicConstraints: no authority
+        extension(37, sequence(identifier(43, 6, 1, 5, 5, 7, 3, 1))), // extKeyUsage: serverAuth
+      ),
+    ),
+  );
+  const raw = new Uint8Array(await crypto.subtle.sign(algorithm, privateKey, toBeSigned));
+  const signature = sequence(integer(raw.subarray(0, 32)), integer(raw.subarray(32)));
+  const pem = (label: string, bytes: Uint8Array) =>
+    `-----BEGIN ${label}-----\n${bytes.toBase64().replace(/.{64}/g, "$&\n")}\n-----END ${label}-----\n`;
+  return {
+    cert: pem("CERTIFICATE", sequence(toBeSigned, ecdsaWithSha256, der(3, 0, signature))),
+    key: pem("PRIVATE KEY", new Uint8Array(await crypto.subtle.exportKey("pkcs8", privateKey))),
+  };
+}
+
 // Command line ------------------------------------------------------------------------------------------------------
 
 const DEFAULT_PORT = 8080; // if none is given
@@ -2082,8 +2155,9 @@ const FLAGS = {
   "max-age": { type: "string", value: "SECONDS", help: "cache all but HTML for SECONDS [default: 0, revalidate]" },
   "no-compress": { type: "boolean", help: "send files as they are, never compressed" },
   auth: { type: "string", value: "USER:PASSWORD", help: "require this user name and password" },
-  cert: { type: "string", value: "FILE", help: "TLS certificate (PEM); enables HTTPS and HTTP/2" },
-  key: { type: "string", value: "FILE", help: "TLS private key (PEM)" },
+  https: { type: "boolean", help: "HTTPS and HTTP/2 with a new certificate, which browsers warn about" },
+  cert: { type: "string", value: "FILE", help: "HTTPS and HTTP/2 with this certificate (PEM)" },
+  key: { type: "string", value: "FILE", help: "the private key of the certificate (PEM)" },
   quiet: { type: "boolean", short: "q", help: "don't log requests" },
   help: { type: "boolean", short: "h", help: "print this text" },
   version: { type: "boolean", short: "V", help: "print the version" },
@@ -2124,10 +2198,12 @@ function parseCommand(args: string[]) {
   const { values, positionals } = parseFlags(args);
   // A command that `deno install` made with `.` as its last argument can be given another folder.
   const [root, ...more] = positionals[0] === "." && positionals.length === 2 ? positionals.slice(1) : positionals;
-  const { base, dotfiles, symlinks, spa, cors, live, ignore, auth, cert, key, quiet, "max-age": maxAge } = values;
+  const { base, dotfiles, symlinks, spa, cors, live, ignore, auth, https, cert, key, quiet, "max-age": maxAge } =
+    values;
   checkUsage(more.length === 0, `expected one folder, got ${positionals.length}: ${positionals.join(", ")}`);
   checkUsage(root !== "", "the name of the folder is empty");
   checkUsage(values.host !== "", "--host needs an address to listen on, such as 127.0.0.1");
+  checkUsage(!https || !cert && !key, "--https makes a certificate: it can't be combined with --cert and --key");
   checkUsage(!cert === !key && cert !== "" && key !== "", "--cert and --key must be given together, each with a file");
   checkUsage(auth === undefined || CREDENTIALS.test(auth), `--${CREDENTIALS_SYNTAX}`);
   checkUsage(live || ignore === undefined, "--ignore needs --live");
@@ -2145,6 +2221,7 @@ function parseCommand(args: string[]) {
     options,
     host,
     port: parseNumber("--port", values.port, 65535),
+    https,
     tls: cert && key ? { cert, key } : undefined,
     quiet,
     shown: Object.keys(values).filter((name) => !UNSHOWN.test(name)).map((name) => `--${name}`),
@@ -2208,7 +2285,7 @@ const FLUSH_LIMIT = 1000; // ms in which the log can be written; its reader may 
 
 async function serve(command: Command): Promise<number> {
   const root = findRoot(command.options.root);
-  checkKey(command, root);
+  const pair = await certificateFor(command, root);
   const log = command.quiet ? undefined : new LogWriter();
   const onReload = Deno.stdout.isTerminal()
     ? log && ((line: string) => log.write(`${localTime(new Date())} ${line}`))
@@ -2216,7 +2293,7 @@ async function serve(command: Command): Promise<number> {
   const stop = new AbortController();
   const writeRequest = log && ((line: string) => log.writeRequest(line));
   const handler = createHandler({ ...command.options, root, signal: stop.signal, onReload, log: writeRequest });
-  let server = listen(command, handler);
+  let server = listen(command, handler, pair);
   const { hostname, port } = server.addr;
   const stopped = watchSignals(() => {
     stop.abort();
@@ -2228,7 +2305,7 @@ async function serve(command: Command): Promise<number> {
   const serveUntilStopped = async () => {
     for (let isAgain = false; !stop.signal.aborted; isAgain = true) {
       try {
-        if (isAgain) server = listen({ ...command, host: hostname, port }, handler);
+        if (isAgain) server = listen({ ...command, host: hostname, port }, handler, pair);
         await server.finished;
       } catch (error) {
         // Without a free file descriptor Deno stops accepting for good, although one may be free a moment later.
@@ -2287,20 +2364,35 @@ function exists(file: string): boolean {
   }
 }
 
-/** Refuses to serve a private key, which a certificate file may contain as well. */
-function checkKey({ tls, options }: Command, root: string): void {
-  if (tls === undefined) return;
+type Pair = Awaited<ReturnType<typeof makeCertificate>>;
+
+/** Returns the certificate and the key for HTTPS; undefined without HTTPS. */
+async function certificateFor({ https, tls, options }: Command, root: string): Promise<Pair | undefined> {
+  if (https) return await makeCertificate([...options.allowHosts!, ...networkAddresses("::")]);
+  if (tls === undefined) return undefined;
+  const pair = { cert: readPem("--cert", tls.cert), key: readPem("--key", tls.key) };
+  // Refuse to serve a private key, which a certificate file may contain as well.
   const realRoot = Deno.realPathSync(root) as DiskPath;
-  for (const file of [tls.key, tls.cert].filter(exists)) { // `listen` reports why the others can't be read
-    const realPath = Deno.realPathSync(file) as DiskPath;
-    const isServed = isInside(realRoot, realPath) && (options.dotfiles || !isHidden(toUrlPath(realPath, realRoot)));
-    const isSecret = isServed && (file === tls.key || Deno.readTextFileSync(file).includes("PRIVATE KEY"));
-    checkUsage(!isSecret, `every client could download the key ${file}; move it out of the served folder`);
+  for (const name of ["cert", "key"] as const) {
+    const file = Deno.realPathSync(tls[name]) as DiskPath;
+    const isServed = isInside(realRoot, file) && (options.dotfiles || !isHidden(toUrlPath(file, realRoot)));
+    const isSecret = isServed && pair[name].includes("PRIVATE KEY");
+    checkUsage(!isSecret, `every client could download the key ${tls[name]}; move it out of the served folder`);
+  }
+  return pair;
+}
+
+function readPem(flag: string, file: string): string {
+  try {
+    return Deno.readTextFileSync(file);
+  } catch (error) {
+    checkUsage(statusOf(error) !== 404, `${flag}: no such file: ${file}`);
+    throw new Error(`${flag}: ${errorMessage(error)}`);
   }
 }
 
 /** Listens on the named port, or on the first free one from the default on. */
-function listen({ host: named, port, tls }: Command, handler: Deno.ServeHandler) {
+function listen({ host: named, port, tls }: Command, handler: Deno.ServeHandler, pair?: Pair) {
   const host = named ?? everyInterface();
   const first = port ?? DEFAULT_PORT;
   const last = port ?? DEFAULT_PORT + PORT_TRIES;
@@ -2311,7 +2403,7 @@ function listen({ host: named, port, tls }: Command, handler: Deno.ServeHandler)
       return Deno.serve({
         port,
         hostname: host,
-        ...tls && { cert: Deno.readTextFileSync(tls.cert), key: Deno.readTextFileSync(tls.key) },
+        ...pair,
         automaticCompression: false,
         onListen() {}, // `announce` prints it
         onError(error) { // from the body of a response in flight
@@ -2323,8 +2415,8 @@ function listen({ host: named, port, tls }: Command, handler: Deno.ServeHandler)
       const isReserved = Deno.build.os === "windows" && error instanceof Deno.errors.PermissionDenied;
       if (error instanceof Deno.errors.AddrInUse || isReserved && first !== last) continue;
       if (port > first) break; // --allow-net covers one port only: report that the first is taken
-      const pair = tls ? ` with ${tls.cert} and ${tls.key}` : "";
-      throw new Error(`cannot listen on ${bracketed(host)}:${port}${pair}: ${errorMessage(error)}`);
+      const files = tls ? ` with ${tls.cert} and ${tls.key}` : "";
+      throw new Error(`cannot listen on ${bracketed(host)}:${port}${files}: ${errorMessage(error)}`);
     }
   }
   throw new Error(`port ${first} is taken; choose another with --port, or --port 0 for any`);
@@ -2366,12 +2458,13 @@ function bracketed(address: string): string {
 
 /** Prints the addresses, the folder and the options, up to an empty line; without a terminal, the first line has the URL. */
 function announce(command: Command, root: string, { hostname, port }: Deno.NetAddr): void {
-  const { host, port: named, tls, options, shown } = command;
+  const { host, port: named, options, shown } = command;
+  const isSecure = command.https || command.tls !== undefined;
   const isTerminal = Deno.stdout.isTerminal();
   const isEverywhere = hostname === "0.0.0.0" || hostname === "::";
   const isPublic = !LOOPBACK_ADDRESS.test(hostname);
   // Browsers on Windows try ::1 first for `localhost`, and wait 300 ms.
-  const local = hostname === "0.0.0.0" && Deno.build.os === "windows" && !tls ? "127.0.0.1" : "localhost";
+  const local = hostname === "0.0.0.0" && Deno.build.os === "windows" && !isSecure ? "127.0.0.1" : "localhost";
   const hosts = isEverywhere ? [local, ...networkAddresses(hostname)] : [host ?? hostname];
   const base = encodePath(normalizeBase(options.base ?? DEFAULTS.base));
   const note = named === undefined && port !== DEFAULT_PORT ? ` (port ${DEFAULT_PORT} is taken)` : "";
@@ -2380,14 +2473,14 @@ function announce(command: Command, root: string, { hostname, port }: Deno.NetAd
   if (isTerminal) console.log();
   for (const [index, host] of hosts.entries()) {
     const label = index > 0 || isPublic && !isEverywhere ? "Network" : "Local  ";
-    const url = `${tls ? "https" : "http"}://${bracketed(host)}:${port}${base}/`;
+    const url = `${isSecure ? "https" : "http"}://${bracketed(host)}:${port}${base}/`;
     console.log("%s  %c%s%c%s", label, "font-weight: bold; color: green", url, "", index === 0 ? note : "");
   }
   console.log(`Version  http-server ${VERSION}`);
   console.log("Folder  ", `${folder}${isCurrent ? " (the current folder)" : ""}`);
   if (shown.length > 0) console.log(`Options  ${shown.join(" ")}`);
-  if (options.auth !== undefined && !tls) {
-    console.log("Without HTTPS (--cert and --key), the password is sent in clear text.");
+  if (options.auth !== undefined && !isSecure) {
+    console.log("Without HTTPS (--https), the password is sent in clear text.");
   }
   if (isTerminal && isPublic) console.log("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
   if (isTerminal) console.log("Press Ctrl-C to stop.");

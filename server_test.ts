@@ -12,14 +12,17 @@ import {
   assert,
   assertEquals,
   assertMatch,
+  assertNotEquals,
   assertRejects,
   assertStringIncludes,
   assertThrows,
   fail,
 } from "@std/assert";
 import { basename, dirname, join, SEPARATOR } from "@std/path";
+import { createPrivateKey, X509Certificate } from "node:crypto";
 import http2 from "node:http2";
 import process from "node:process";
+import tls from "node:tls";
 import {
   brotliCompressSync,
   brotliDecompressSync,
@@ -28,7 +31,6 @@ import {
   zstdCompressSync,
   zstdDecompressSync,
 } from "node:zlib";
-import { makeCertificate } from "./.ci/certificate.ts";
 import {
   type Answer,
   CAN_DROP_RIGHTS,
@@ -58,6 +60,7 @@ import {
   isHidden,
   LruCache,
   main,
+  makeCertificate,
   type Options,
   parseRange,
   resolvePath,
@@ -4510,12 +4513,59 @@ Deno.test({
   },
 });
 
+// Certificate --------------------------------------------------------------------------------------------------------
+
+Deno.test({
+  name: "makeCertificate() names this machine and the given hosts, and is valid from yesterday for a year",
+  ignore: isOldDeno, // which parses no certificates
+  async fn() {
+    const hosts = [".example.com", "bücher.example", "A.example:80", "192.168.1.2", "2001:db8::1", "::ffff:1.2.3.4"];
+    const before = Date.now();
+    const { cert, key } = await makeCertificate([...hosts, "no host", ""]);
+    const certificate = new X509Certificate(cert);
+    assertEquals(certificate.subjectAltName?.split(", "), [
+      ...["DNS:localhost", "IP Address:127.0.0.1", "IP Address:::1", "DNS:example.com", "DNS:*.example.com"],
+      ...["DNS:xn--bcher-kva.example", "DNS:a.example", "IP Address:192.168.1.2", "IP Address:2001:db8::1"],
+      "IP Address:::ffff:1.2.3.4",
+    ]);
+    const [from, to] = [certificate.validFrom, certificate.validTo].map((time) => Date.parse(time)) as [number, number];
+    assertEquals(to - from, 365 * 86_400_000);
+    assert(Math.abs(before - 86_400_000 - from) < 60_000, certificate.validFrom);
+    assertEquals([certificate.ca, certificate.checkPrivateKey(createPrivateKey(key))], [false, true]);
+    assertNotEquals(new X509Certificate((await makeCertificate()).cert).serialNumber, certificate.serialNumber);
+  },
+});
+
+Deno.test({
+  name: "makeCertificate() makes certificates that openssl accepts",
+  ignore: !await canRun("openssl", "version"),
+  async fn() {
+    for (let count = 0; count < 20; count++) { // half of all numbers in a signature need a leading zero
+      await using site = await Site.lay({ "cert.pem": (await makeCertificate()).cert });
+      const file = site.file("cert.pem");
+      const args = ["verify", "-x509_strict", "-check_ss_sig", "-purpose", "sslserver", "-CAfile", file, file];
+      const { stderr } = await new Deno.Command("openssl", { args }).output();
+      assertEquals(decoder.decode(stderr), "");
+    }
+  },
+});
+
+/** Reports whether a program is installed. */
+async function canRun(program: string, ...args: string[]): Promise<boolean> {
+  try {
+    return (await new Deno.Command(program, { args }).output()).success;
+  } catch {
+    return false;
+  }
+}
+
 // Command line -------------------------------------------------------------------------------------------------------
 
 Deno.test("main() reports a usage error in one sentence with exit code 2", async (t) => {
   await using site = await Site.lay({ "file.txt": "x", "cert.pem": "no certificate" });
   const missing = site.file("missing");
   const file = site.file("file.txt");
+  const cert = site.file("cert.pem");
   const cases: [string[], string][] = [
     [["--nope"], "unknown option '--nope'; --help lists the options."],
     [["-x"], "unknown option '-x'; --help lists the options."],
@@ -4545,6 +4595,12 @@ Deno.test("main() reports a usage error in one sentence with exit code 2", async
     [["--cert", "cert.pem"], "--cert and --key must be given together, each with a file."],
     [["--cert=", "--key="], "--cert and --key must be given together, each with a file."],
     [["--key", "key.pem"], "--cert and --key must be given together, each with a file."],
+    ...["cert", "key"].map((name): [string[], string] => [
+      ["--https", `--${name}`, cert],
+      "--https makes a certificate: it can't be combined with --cert and --key.",
+    ]),
+    [["--cert", missing, "--key", cert, site.root], `--cert: no such file: ${missing}.`],
+    [["--cert", cert, "--key", missing, site.root], `--key: no such file: ${missing}.`],
     [["--live", "--max-age", "1"], "--live and --max-age can't be combined."],
     [["--auth"], "option '--auth <value>' argument missing; --help lists the options."],
     ...["", ":", "user:", "password", "user:pass\nword", "us\x7fer:password"].map((auth): [string[], string] => [
@@ -4866,7 +4922,6 @@ Deno.test("usableAddresses() returns the addresses that other machines can reach
 Deno.test("main() reports a run-time error in one sentence with exit code 1", async (t) => {
   await using site = await Site.lay({ "cert.pem": "no certificate", "www/a.txt": "a" });
   const cert = site.file("cert.pem");
-  const missing = site.file("missing.pem");
   const www = join(here, "www");
   const cases: [string[], string[], RegExp][] = [
     [
@@ -4888,9 +4943,9 @@ Deno.test("main() reports a run-time error in one sentence with exit code 1", as
     [["--host", "127.0.0.1:80"], ["--allow-net=127.0.0.1", "--allow-read"], /^http-server: cannot listen on .*\.\n$/],
     [["--host", "no host"], PERMISSIONS, /^http-server: cannot listen on no host:0: .*\.\n$/],
     [
-      ["--cert", cert, "--key", missing],
-      PERMISSIONS,
-      /^http-server: cannot listen on .*:0 with .*: .*missing\.pem'\.\n$/,
+      ["--cert", cert, "--key", cert, www],
+      ["--allow-net", `--allow-read=${www}`],
+      /^http-server: --cert: Requires read access to .*cert\.pem.*, run again with the --allow-read flag\.\n$/,
     ],
     [
       ["--cert", cert, "--key", cert],
@@ -4933,7 +4988,7 @@ Deno.test({
     assertEquals([code, stderr], [0, ""]);
     assertStringIncludes(
       server.startUp,
-      "\nOptions  --live --auth\nWithout HTTPS (--cert and --key), the password is sent in clear text.\n",
+      "\nOptions  --live --auth\nWithout HTTPS (--https), the password is sent in clear text.\n",
     );
     assert(!/secret|bWU6c2VjcmV0/.test(server.startUp + stdout), stdout);
   },
@@ -5183,6 +5238,44 @@ Deno.test({
       /^http-server: cannot listen on .*:0 with .*cert\.pem and .*other\.pem: .*\.\n$/,
     );
     assertEquals(mismatch.code, 1);
+  },
+});
+
+Deno.test({
+  name: "main() serves HTTPS and HTTP/2 with its own certificate",
+  ignore: isOldDeno, // whose HTTP/2 client trusts no certificate of ours
+  async fn() {
+    await using site = await Site.lay({ "a.txt": "a" });
+    const args = [
+      "--port",
+      "0",
+      "--host",
+      "0.0.0.0",
+      "--https",
+      "--allow-host",
+      ".test.example",
+      "--auth",
+      "me:secret",
+    ];
+    await using server = await Served.start([...args, site.root]);
+    assertEquals(server.url, `https://localhost:${server.port}/`);
+    assertEquals(server.startUp.split("\n").slice(3), ["Options  --https --allow-host --auth", ""]);
+
+    const connection = tls.connect({ port: server.port, host: "127.0.0.1", rejectUnauthorized: false });
+    await within(new Promise((resolve) => connection.on("secureConnect", resolve)), "a TLS connection");
+    const { raw } = connection.getPeerCertificate();
+    connection.destroy();
+    const cert = `-----BEGIN CERTIFICATE-----\n${raw.toBase64()}\n-----END CERTIFICATE-----\n`;
+    assertStringIncludes(new X509Certificate(cert).subjectAltName!, "DNS:test.example, DNS:*.test.example");
+
+    using client = Deno.createHttpClient({ caCerts: [cert], http1: false, http2: true });
+    for (const host of ["localhost", "127.0.0.1"]) {
+      const response = await fetch(`https://${host}:${server.port}/a.txt`, { client, headers: basic("me:secret") });
+      assertEquals(await response.text(), "a");
+    }
+    const other = await makeCertificate();
+    using stranger = Deno.createHttpClient({ caCerts: [other.cert] });
+    await assertRejects(() => fetch(server.url, { client: stranger }), TypeError);
   },
 });
 

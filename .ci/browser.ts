@@ -19,7 +19,6 @@ import {
   type Page,
 } from "npm:playwright-core@1.65";
 import { createHandler } from "../server.ts";
-import { makeCertificate } from "./certificate.ts";
 import { Served, Site, type Tree } from "./fixtures.ts";
 
 const TIME_LIMIT = 15_000; // ms until a wait fails
@@ -1017,11 +1016,8 @@ for (const mode of [[], ["--live"]]) {
 }
 
 test("a page over HTTPS uses HTTP/2 and reloads", async () => {
-  const { cert, key } = await makeCertificate();
-  await using pair = await Site.lay({ "cert.pem": cert, "key.pem": key });
   await using site = await Site.lay({ "index.html": page("one", `<script src="a.js"></script>`), "a.js": "0" });
-  const files = ["--cert", join(pair.root, "cert.pem"), "--key", join(pair.root, "key.pem")];
-  await using server = await serve(site.root, "--live", ...files);
+  await using server = await serve(site.root, "--live", "--https");
   await using tab = await openTab({ ignoreHTTPSErrors: true });
   await tab.goto(server.url);
   const protocols = await tab.evaluate(() => {

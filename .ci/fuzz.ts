@@ -13,8 +13,7 @@ import { assert } from "@std/assert";
 import { join } from "@std/path";
 import http2 from "node:http2";
 import { parseArgs } from "node:util";
-import { createHandler, type Options } from "../server.ts";
-import { makeCertificate } from "./certificate.ts";
+import { createHandler, makeCertificate, type Options } from "../server.ts";
 import { type Answer, chmod, openFiles, RawClient, Site, withoutRights } from "./fixtures.ts";
 
 const SECRET = "THE SECRET";

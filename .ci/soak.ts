@@ -13,7 +13,7 @@
 
 import { parseArgs } from "node:util";
 import { gunzipSync, zstdDecompressSync } from "node:zlib";
-import { makeCertificate } from "./certificate.ts";
+import { makeCertificate } from "../server.ts";
 import { openFiles, RawClient, Served, Site } from "./fixtures.ts";
 
 const { values: flags } = parseArgs({ options: { short: { type: "boolean" }, only: { type: "string" } } });
