@@ -84,6 +84,11 @@ export interface Options {
   auth?: string;
   /** Called with one line per request, without a line break. @default {undefined} */
   log?: (line: string) => void;
+  /**
+   * `combined` is the Combined Log Format of Apache; `short` has the local time, client, method, target, status, length
+   * of the body in bytes, and duration. @default {"combined"}
+   */
+  logFormat: "combined" | "short";
   /** The clock, in milliseconds since 1970; tests replace it. @default {() => Date.now()} */
   now: () => number;
 }
@@ -103,6 +108,7 @@ export const DEFAULTS: Readonly<Options> = {
   allowHosts: [],
   live: false,
   ignore: [],
+  logFormat: "combined",
   now: () => Date.now(),
 };
 
@@ -126,7 +132,7 @@ const NOT_FOUND_PAGE = "404.html";
 export function createHandler(options: Partial<Options> = {}): Handler {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   const settings: Options = { ...DEFAULTS, ...Object.fromEntries(given) };
-  const { listing, spa, log, now } = settings;
+  const { listing, spa, log, logFormat: format, now } = settings;
   const base = settings.base = normalizeBase(settings.base);
   const allowHosts = settings.allowHosts.map(normalizeHost);
   if (settings.live) settings.maxAge = 0;
@@ -153,7 +159,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       if (response.status >= 500) logError(`${request.method} ${displayTarget(target)}: ${errorMessage(error)}`);
     }
     if (version !== undefined) response = live!.insertScript(response, version);
-    if (log !== undefined && !live?.isOwn(target.path)) log(logLine(request, info, target, response, start, now()));
+    if (log !== undefined && !live?.isOwn(target.path)) {
+      log(logLine(request, response, { info, target, start, end: now(), format }));
+    }
     return request.method === "HEAD" ? withoutBody(response) : response;
   }
 
@@ -1581,21 +1589,43 @@ function logError(text: string): void {
   }
 }
 
-/** Formats a line of the log: time, client, method, target, status, length of the body, duration. */
+/** What the log needs beside a request and its response. */
+interface LogContext {
+  info?: Info;
+  target: Target;
+  start: number;
+  end: number; // when the response was ready
+  format: Options["logFormat"];
+}
+
+/** Formats a line of the log. */
 function logLine(
   request: Request,
-  info: Info | undefined,
-  target: Target,
   { status, headers }: Response,
-  start: number,
-  end: number,
+  { info, target, start, end, format }: LogContext,
 ): string {
   const client = (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
   const address = client.replace(/^::ffff:(?=.*\.)/, ""); // an IPv4-mapped address (RFC 4291, 2.5.5.2)
-  const length = headers.get("content-length") ?? "-";
-  const host = status === 403 && target.foreignHosts.length > 0 ? `//${toAscii(target.foreignHosts[0]!)}` : "";
-  const time = new Date(end).toISOString();
-  return `${time} ${address} ${request.method} ${host}${displayTarget(target)} ${status} ${length} ${end - start}ms`;
+  const length = request.method !== "HEAD" && headers.get("content-length") || "-";
+  const refusedHost = status === 403 && target.foreignHosts.length > 0 ? `//${toAscii(target.foreignHosts[0]!)}` : "";
+  const what = `${request.method} ${refusedHost}${displayTarget(target)}`;
+  if (format === "short") return `${localTime(new Date(end))} ${address} ${what} ${status} ${length} ${end - start}ms`;
+  const time = new Date(end).toUTCString().replace(/^.*, (\d+) (\w+) (\d+) (\S+) GMT$/, "$1/$2/$3:$4 +0000");
+  const isHttp2 = request.url.startsWith("https:") && !request.headers.has("host"); // Deno does not tell the version
+  const referer = request.headers.get("referer")?.replace(/\/\/[^/?#]*@/g, "//"); // without a password
+  const quoted = [`${what} HTTP/${isHttp2 ? "2.0" : "1.1"}`, referer, request.headers.get("user-agent")].map(quote);
+  return `${address} - - [${time}] ${quoted[0]} ${status} ${length} ${quoted[1]} ${quoted[2]}`;
+}
+
+/** Quotes a text for the log, with the escapes of Apache. */
+function quote(text: string | null | undefined): string {
+  const escape = (character: string) =>
+    /["\\]/.test(character) ? `\\${character}` : `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
+  return `"${(text || "-").replace(/[^\x20-\x7e]|["\\]/g, escape)}"`;
+}
+
+function localTime(date: Date): string {
+  return date.toTimeString().slice(0, 8);
 }
 
 /** Returns the target for the log, without the authority, which may contain a password. */
@@ -2287,12 +2317,8 @@ async function serve(command: Command): Promise<number> {
   const root = findRoot(command.options.root);
   const pair = await certificateFor(command, root);
   const log = command.quiet ? undefined : new LogWriter();
-  const onReload = Deno.stdout.isTerminal()
-    ? log && ((line: string) => log.write(`${localTime(new Date())} ${line}`))
-    : undefined;
   const stop = new AbortController();
-  const writeRequest = log && ((line: string) => log.writeRequest(line));
-  const handler = createHandler({ ...command.options, root, signal: stop.signal, onReload, log: writeRequest });
+  const handler = createHandler({ ...command.options, root, signal: stop.signal, ...log && logOptions(log) });
   let server = listen(command, handler, pair);
   const { hostname, port } = server.addr;
   const stopped = watchSignals(() => {
@@ -2321,6 +2347,18 @@ async function serve(command: Command): Promise<number> {
   const exitCode = await Promise.race([serveUntilStopped(), stopped]);
   if (exitCode === 0) await Promise.race([log?.written, delay(FLUSH_LIMIT)]);
   return exitCode;
+}
+
+/** Returns the options that write to the log, in a format for people or for programs. */
+function logOptions(log: LogWriter): Partial<Options> {
+  if (!Deno.stdout.isTerminal()) return { log: (line) => log.write(line) };
+  const colors: Record<string, number> = { 2: 32, 3: 36, 4: 33, 5: 31 };
+  const paint = (status: string) => Deno.noColor ? status : `\x1b[${colors[status[0]!]}m${status}\x1b[0m`;
+  return {
+    logFormat: "short",
+    log: (line) => log.write(line.replace(/\d{3}(?= \S+ \S+$)/, paint)),
+    onReload: (line) => log.write(`${localTime(new Date())} ${line}`),
+  };
 }
 
 /** Calls `shutdown` at the first signal. Resolves to the exit code at the second signal, or when the stop takes too long. */
@@ -2518,15 +2556,6 @@ class LogWriter {
   /** Resolves when all lines are written; undefined if none is waiting. */
   written?: Promise<void>;
   #waiting = "";
-  #isForPerson = Deno.stdout.isTerminal() && !Deno.noColor;
-
-  /** Writes the line of a request; on a terminal with the local time and a colored status. */
-  writeRequest(line: string): void {
-    if (!this.#isForPerson) return this.write(line);
-    const [, time = "", what, status = "", rest] = /^(\S+) (.*) (\d{3}) (\S+ \S+)$/.exec(line) ?? [];
-    const color = { 2: 32, 3: 36, 4: 33, 5: 31 }[status[0]!];
-    this.write(`${localTime(new Date(time))} ${what} \x1b[${color}m${status}\x1b[0m ${rest}`);
-  }
 
   write(line: string): void {
     if (this.#waiting.length > LOG_LIMIT) return;
@@ -2543,10 +2572,6 @@ class LogWriter {
     }
     this.written = undefined;
   }
-}
-
-function localTime(date: Date): string {
-  return date.toTimeString().slice(0, 8);
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

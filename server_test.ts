@@ -3794,25 +3794,57 @@ Deno.test("handler() overrides its own headers with the user's on every response
   }
 });
 
-Deno.test("handler() logs one line per request and prevents log injection", async () => {
+Deno.test("handler() logs in the Combined Log Format or in a short one, and prevents log injection", async (t) => {
   await using site = await Site.lay({ "a.txt": "hello" });
+  const agent = 'Host: localhost\r\nUser-Agent: "\\\té"\r\nReferer: https://me:secret@x.example/?" 200 5\r\n';
+  // The target and the headers of a request, and what follows the address and the time.
+  const rows: [target: string, headers: string | undefined, combined: string, short: string][] = [
+    ["/a.txt?q=1", undefined, '"GET /a.txt?q=1 HTTP/1.1" 200 5 "-" "-"', "GET /a.txt?q=1 200 5"],
+    ["/%0a%1b[31m", undefined, '"GET /%0a%1b[31m HTTP/1.1" 404 14 "-" "-"', "GET /%0a%1b[31m 404 14"],
+    ['/"\\', undefined, '"GET /\\"\\\\ HTTP/1.1" 400 16 "-" "-"', 'GET /"\\ 400 16'],
+    ["/a.txt", "Host: u@h/x\r\n", '"GET /x/a.txt HTTP/1.1" 400 16 "-" "-"', "GET /x/a.txt 400 16"],
+    ["http://x/a.txt", undefined, '"GET //x/a.txt HTTP/1.1" 403 215 "-" "-"', "GET //x/a.txt 403 215"],
+    ["http://me:secret@localhost/a", undefined, '"GET /a HTTP/1.1" 400 16 "-" "-"', "GET /a 400 16"],
+    [
+      "/a.txt",
+      agent,
+      String.raw`"GET /a.txt HTTP/1.1" 200 5 "https://x.example/?\" 200 5" "\"\\\x09\xc3\xa9\""`,
+      "GET /a.txt 200 5",
+    ],
+  ];
+  // Deno 2.5 refuses this target.
+  const odd = "/a%C2%9B31m%E2%80%AE%C3%A9";
+  if (!isOldDeno) {
+    rows.push(["/a\u{9b}31m\u{202e}é", undefined, `"GET ${odd} HTTP/1.1" 404 14 "-" "-"`, `GET ${odd} 404 14`]);
+  }
   const lines: string[] = [];
-  await using server = start({ root: site.root, log: (line) => lines.push(line) });
-  await rawGet(server.port, "/a.txt?q=1");
-  await rawGet(server.port, "/nothing", undefined, "HEAD");
-  if (!isOldDeno) await rawGet(server.port, "/a\u{9b}31m\u{202e}é"); // Deno 2.5 refuses it
-  await rawGet(server.port, "/%0a%1b[31m");
-  await rawGet(server.port, "/a.txt", "Host: u@h/x\r\n");
-  await rawGet(server.port, "http://x/a.txt");
-  const [first, ...rest] = lines;
-  assertMatch(first!, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z 127\.0\.0\.1 GET \/a\.txt\?q=1 200 5 \d+ms$/);
-  assertEquals(rest.map((line) => line.split(" ").slice(2, 6).join(" ")), [
-    "HEAD /nothing 404 14",
-    ...isOldDeno ? [] : ["GET /a%C2%9B31m%E2%80%AE%C3%A9 404 14"],
-    "GET /%0a%1b[31m 404 14",
-    "GET /x/a.txt 400 16",
-    "GET //x/a.txt 403 215",
-  ]);
+  const options: Partial<Options> = { root: site.root, log: (line) => lines.push(line), now: () => 784111777999 };
+  await using combined = start(options);
+  await using short = start({ ...options, logFormat: "short" });
+  await each(t, rows, ([target]) => target, async ([target, headers, ...expected]) => {
+    lines.length = 0;
+    for (const { port } of [combined, short]) await rawGet(port, target, headers);
+    assertEquals(lines, [
+      `127.0.0.1 - - [06/Nov/1994:08:49:37 +0000] ${expected[0]}`,
+      `${new Date(784111777999).toTimeString().slice(0, 8)} 127.0.0.1 ${expected[1]} 0ms`,
+    ]);
+  });
+  await t.step("HEAD", async () => {
+    lines.length = 0;
+    for (const { port } of [combined, short]) await rawGet(port, "/a.txt", undefined, "HEAD");
+    assertMatch(lines[0]!, / "HEAD \/a\.txt HTTP\/1\.1" 200 - "-" "-"$/);
+    assertMatch(lines[1]!, / HEAD \/a\.txt 200 - 0ms$/);
+  });
+  await t.step("an IPv6 client, an IPv4-mapped one and none", async () => {
+    lines.length = 0;
+    const handler = createHandler(options);
+    for (const hostname of ["2001:db8::1", "::ffff:192.0.2.7"]) {
+      const remoteAddr: Deno.NetAddr = { transport: "tcp", hostname, port: 1 };
+      await handler(new Request("http://localhost/"), { remoteAddr, completed: Promise.resolve() });
+    }
+    await handler(new Request("http://localhost/"));
+    assertEquals(lines.map((line) => line.split(" ")[0]), ["2001:db8::1", "192.0.2.7", "-"]);
+  });
 });
 
 Deno.test("handler() allows pages from public networks with cors, if a preflight asks for it", async () => {
@@ -4684,7 +4716,7 @@ Deno.test({
     for (let count = 0; count < 1000 && !server.log.includes(" /last "); count++) {
       await (await fetch(`${server.url}last`)).body?.cancel();
     }
-    assertStringIncludes(server.log, " GET /last 404 ");
+    assertStringIncludes(server.log, 'GET /last HTTP/1.1" 404 ');
     assertEquals(await server.stop(), 0);
   },
 });
@@ -4737,10 +4769,9 @@ Deno.test("main() serves the www folder beside the script from any current folde
   server.signal("SIGTERM");
   const { code, stdout, stderr } = await server.finish();
   assertEquals([code, stderr], [0, ""]);
-  assertEquals(stdout.trimEnd().split("\n").map((line) => line.split(" ").slice(1, 5).join(" ")), [
-    "127.0.0.1 GET / 200",
-    "127.0.0.1 GET /nothing 404",
-  ]);
+  const time = String.raw`\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000\]`;
+  const line = (request: string) => String.raw`127\.0\.0\.1 - - ${time} "${request} \d+ "-" "Deno/\S+"\n`;
+  assertMatch(stdout, new RegExp(`^${line('GET / HTTP/1.1" 200')}${line('GET /nothing HTTP/1.1" 404')}$`));
 });
 
 Deno.test({
@@ -4774,7 +4805,10 @@ Deno.test({
       assertStringIncludes(server.startUp, `\nFolder   ${site.root} (the current folder)\n`);
       assertEquals(await (await fetch(`http://127.0.0.1:${server.port}/a.txt`)).text(), "here");
       server.signal("SIGINT");
-      assertMatch((await server.finish()).stdout, /^\S+Z 127\.0\.0\.1 GET \/a\.txt 200 4 \d+ms\n$/);
+      assertMatch(
+        (await server.finish()).stdout,
+        /^127\.0\.0\.1 - - \[.*\] "GET \/a\.txt HTTP\/1\.1" 200 4 "-" ".*"\n$/,
+      );
     }
     site.write({ "www/a.txt": "www" });
     await using server = await Served.start([], { cwd: site.root, shell });
@@ -5055,7 +5089,7 @@ Deno.test({
     assertEquals(received - head, DOWNLOAD_SIZE);
     const { code, stdout } = await server.finish();
     assertEquals(code, 0);
-    assertStringIncludes(stdout, ` GET /big.bin 200 ${DOWNLOAD_SIZE} `);
+    assertStringIncludes(stdout, `"GET /big.bin HTTP/1.1" 200 ${DOWNLOAD_SIZE} `);
   },
 });
 
@@ -5219,6 +5253,11 @@ Deno.test({
     assertEquals(await request("/big.bin", { range: "bytes=5-10", host: "localhost" }), [206, undefined, "bbbbbb"]);
     assertEquals(await request("/%2e%2e/%2e%2e/etc/passwd"), [404, undefined, "404 Not Found\n"]);
     await new Promise<void>((resolve) => session.close(resolve));
+    await until(() => server.log.includes("passwd"), "the log of all requests");
+    assertMatch(
+      server.log,
+      /^127\.0\.0\.1 - - \[.*\] "GET \/a\.txt HTTP\/1\.1" 200 1 .*\n.* "GET \/a\.txt HTTP\/2\.0" 200 1 /,
+    );
 
     await using withPassword = await Served.start(["--port", "0", "--auth", "me:secret", ...files, site.root]);
     assertEquals((await fetch(withPassword.url, { client, headers: basic("me:secret") })).status, 200);

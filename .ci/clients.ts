@@ -154,7 +154,7 @@ async function settle(url: string): Promise<Headers> {
 /** Stops a server and returns the status of each GET request for a path, from the server's log. */
 async function loggedStatuses(server: Served, path: string): Promise<number[]> {
   assertEquals(await within("the server stops", server.stop()), 0);
-  const requests = [...server.log.matchAll(/ GET (\S+) (\d{3}) /g)];
+  const requests = [...server.log.matchAll(/"GET (\S+) HTTP\/\S+ (\d{3}) /g)];
   return requests.filter(([, target]) => target === path).map(([, , status]) => Number(status));
 }
 
