@@ -2160,19 +2160,14 @@ const PORT_TRIES = 100; // ports to try after the default one
 
 /** Every option of the command line, for `parseArgs` and `--help`. */
 const FLAGS = {
-  port: {
-    type: "string",
-    short: "p",
-    value: "N",
-    help: "port; 0 picks a free one [default: 8080 or the next free one]",
-  },
+  port: { type: "string", short: "p", value: "N", help: "0 for any [default: 8080 or the next free one]" },
   host: { type: "string", short: "a", value: "ADDRESS", help: "address to listen on [default: every interface]" },
   "allow-host": { type: "string", multiple: true, value: "NAME", help: "allow browsers here to use NAME; repeatable" },
   base: { type: "string", value: "PATH", help: "serve the folder under PATH, such as /docs/" },
   "no-listing": { type: "boolean", help: "don't list folders; respond with 404" },
-  dotfiles: { type: "boolean", help: "serve files and folders whose names begin with a dot" },
+  dotfiles: { type: "boolean", help: "serve files and folders that begin with a dot" },
   symlinks: { type: "boolean", help: "follow symbolic links that lead out of the folder" },
-  spa: { type: "boolean", help: "single-page app: serve index.html for unknown paths" },
+  spa: { type: "boolean", help: "single-page app: index.html for unknown paths" },
   live: { type: "boolean", help: "reload pages in the browser when a file changes" },
   ignore: { type: "string", multiple: true, value: "GLOB", help: "with --live: don't reload for GLOB; repeatable" },
   cors: { type: "boolean", help: "send CORS headers that allow every origin" },
@@ -2182,12 +2177,12 @@ const FLAGS = {
     value: '"NAME: VALUE"',
     help: "add a header to every response; repeatable",
   },
-  "max-age": { type: "string", value: "SECONDS", help: "cache all but HTML for SECONDS [default: 0, revalidate]" },
+  "max-age": { type: "string", value: "SECONDS", help: "cache all but HTML [default: 0, revalidate]" },
   "no-compress": { type: "boolean", help: "send files as they are, never compressed" },
   auth: { type: "string", value: "USER:PASSWORD", help: "require this user name and password" },
-  https: { type: "boolean", help: "HTTPS and HTTP/2 with a new certificate, which browsers warn about" },
-  cert: { type: "string", value: "FILE", help: "HTTPS and HTTP/2 with this certificate (PEM)" },
-  key: { type: "string", value: "FILE", help: "the private key of the certificate (PEM)" },
+  https: { type: "boolean", help: "HTTPS with a new certificate; browsers warn of it" },
+  cert: { type: "string", value: "FILE", help: "HTTPS with this certificate (PEM)" },
+  key: { type: "string", value: "FILE", help: "private key of the certificate (PEM)" },
   quiet: { type: "boolean", short: "q", help: "don't log requests" },
   help: { type: "boolean", short: "h", help: "print this text" },
   version: { type: "boolean", short: "V", help: "print the version" },
@@ -2206,15 +2201,21 @@ function checkUsage(isRight: boolean | undefined, message: string): void {
 export function helpText(): string {
   const rows = Object.entries<Flag>(FLAGS).map(([name, { short, value, help }]) => {
     const flag = `${short ? `-${short},` : "   "} --${name}${value ? ` ${value}` : ""}`;
-    return `  ${flag.padEnd(28)} ${help}`;
+    return `  ${flag.padEnd(27)} ${help}`;
   });
   return `http-server ${VERSION}: serves a folder over HTTP
 
-Usage: server.ts [options] [folder]
+Usage: http-server [options] [folder]
 
-  [folder]                     the folder to serve [default: www beside the script, or else the current one]
+  [folder]                    folder to serve [default: www beside the script,
+                              or else the current folder]
 
-${rows.join("\n")}`;
+${rows.join("\n")}
+
+Examples:
+  http-server --live ~/site               reload pages while you edit
+  http-server --spa --port 3000 dist      a single-page app on port 3000
+  http-server --https --auth me:secret .  the current folder, with a password`;
 }
 
 /** Options that the start-up message shows elsewhere or not at all. */
@@ -2227,10 +2228,11 @@ type Command = ReturnType<typeof parseCommand>;
 function parseCommand(args: string[]) {
   const { values, positionals } = parseFlags(args);
   // A command that `deno install` made with `.` as its last argument can be given another folder.
-  const [root, ...more] = positionals[0] === "." && positionals.length === 2 ? positionals.slice(1) : positionals;
+  const folders = positionals[0] === "." && positionals.length > 1 ? positionals.slice(1) : positionals;
+  const [root] = folders;
   const { base, dotfiles, symlinks, spa, cors, live, ignore, auth, https, cert, key, quiet, "max-age": maxAge } =
     values;
-  checkUsage(more.length === 0, `expected one folder, got ${positionals.length}: ${positionals.join(", ")}`);
+  checkUsage(folders.length < 2, `expected one folder, got ${folders.length}: ${folders.join(", ")}`);
   checkUsage(root !== "", "the name of the folder is empty");
   checkUsage(values.host !== "", "--host needs an address to listen on, such as 127.0.0.1");
   checkUsage(!https || !cert && !key, "--https makes a certificate: it can't be combined with --cert and --key");
@@ -2265,9 +2267,51 @@ function parseFlags(args: string[]) {
   } catch (error) {
     // Its first sentence names the problem; the others explain a syntax that is not needed here.
     const [sentence = ""] = (error as Error).message.split(/\.\s|\n/);
-    const message = sentence.replace(/^O|^U/, (letter) => letter.toLowerCase()).replace("is ambiguous", "is missing");
-    throw new UsageError(`${message}; --help lists the options`);
+    const message = sentence.replace(/^O|^U/, (letter) => letter.toLowerCase())
+      .replace(/(?: <value>)?' argument missing$/, "' needs a value")
+      .replace("' argument is ambiguous", "' needs a value that does not begin with a dash");
+    const [, name] = /^Unknown option '-+(.+)'$/.exec(sentence) ?? [];
+    throw new UsageError(`${message}; ${name && insteadOf(name) || "--help lists the options"}`);
   }
+}
+
+/** Names of options in `serve`, npm's `http-server`, `live-server` and `python3 -m http.server`, and what to do here. */
+const OTHER_NAMES: [RegExp, instead: string][] = [
+  [/^(?:single|entry-file)$/, "use --spa"],
+  [/^s$/, "use --spa for a single-page app, or --quiet"],
+  [/^(?:silent|L|no-request-logging)$/, "use --quiet"],
+  [/^(?:b|bind|address|l|listen)$/, "use --host and --port"],
+  [/^(?:d|dir|directory|root)$/, "give the folder without an option"],
+  [/^(?:S|K|C|ssl|tls)(?:-|$)/, "use --https, or --cert and --key"],
+  [/^(?:w|watch|reload|livereload)$/, "use --live"],
+  [/^(?:o|open|browser|no-browser)$/, "open the printed address in a browser"],
+  [/^(?:c|cache)$/, "use --max-age"],
+  [/^(?:g|gzip|brotli|compress|compression)$/, "responses are compressed unless --no-compress"],
+  [/^(?:u|no-gzip|no-compression)$/, "use --no-compress"],
+  [/^(?:i|autoindex|listing|index)$/, "folders are listed unless --no-listing"],
+  [/^(?:user|username|password|htpasswd)$/, "use --auth USER:PASSWORD"],
+  [/^(?:P|proxy|cgi|middleware)(?:-|$)/, "this server only serves files"],
+];
+
+/** Returns what to use instead of an unknown option, or undefined. */
+function insteadOf(name: string): string | undefined {
+  const [, instead] = OTHER_NAMES.find(([names]) => names.test(name)) ?? [];
+  const distances = Object.keys(FLAGS).map((flag) => [flag, editDistance(name.toLowerCase(), flag)] as const);
+  const [closest, distance] = distances.reduce((best, next) => next[1] < best[1] ? next : best);
+  return instead ?? (distance < Math.min(3, name.length) ? `use --${closest}` : undefined);
+}
+
+/** Returns how many characters to insert, delete or replace to turn one text into another (Levenshtein distance). */
+function editDistance(from: string, to: string): number {
+  let row = Array.from({ length: to.length + 1 }, (_, index) => index); // distances from "" to each start of `to`
+  for (const [index, character] of [...from].entries()) {
+    const next = [index + 1];
+    for (let at = 0; at < to.length; at++) {
+      next.push(Math.min(row[at + 1]! + 1, next[at]! + 1, row[at]! + (to[at] === character ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row.at(-1)!;
 }
 
 function parseNumber(flag: string, value: string | undefined, most: number): number | undefined {

@@ -4601,15 +4601,32 @@ Deno.test("main() reports a usage error in one sentence with exit code 2", async
   const cases: [string[], string][] = [
     [["--nope"], "unknown option '--nope'; --help lists the options."],
     [["-x"], "unknown option '-x'; --help lists the options."],
-    [["--listing"], "unknown option '--listing'; --help lists the options."],
+    [["--listing"], "unknown option '--listing'; folders are listed unless --no-listing."],
+    [["--dotfile"], "unknown option '--dotfile'; use --dotfiles."],
+    [["--LIVE"], "unknown option '--LIVE'; use --live."],
+    [["--prot=80"], "unknown option '--prot'; use --port."],
+    [["-v"], "unknown option '-v'; --help lists the options."],
+    [["--single"], "unknown option '--single'; use --spa."],
+    [["-s"], "unknown option '-s'; use --spa for a single-page app, or --quiet."],
+    [["--bind", "::"], "unknown option '--bind'; use --host and --port."],
+    [["-d", "x"], "unknown option '-d'; give the folder without an option."],
+    [["-S"], "unknown option '-S'; use --https, or --cert and --key."],
+    [["--tls-cert", "x"], "unknown option '--tls-cert'; use --https, or --cert and --key."],
+    [["--watch"], "unknown option '--watch'; use --live."],
+    [["-o"], "unknown option '-o'; open the printed address in a browser."],
+    [["-c-1"], "unknown option '-c'; use --max-age."],
+    [["--cache", "9"], "unknown option '--cache'; use --max-age."],
+    [["--gzip"], "unknown option '--gzip'; responses are compressed unless --no-compress."],
+    [["--proxy", "x"], "unknown option '--proxy'; this server only serves files."],
+    [["--cors=*"], "option '--cors' does not take an argument; --help lists the options."],
     [["--spa=yes"], "option '--spa' does not take an argument; --help lists the options."],
-    [["--port"], "option '-p, --port <value>' argument missing; --help lists the options."],
-    [["--port", "--spa"], "option '--port' argument is missing; --help lists the options."],
+    [["--port"], "option '-p, --port' needs a value; --help lists the options."],
+    [["--port", "--spa"], "option '--port' needs a value that does not begin with a dash; --help lists the options."],
     [["--port", "70000"], '--port must be a whole number from 0 to 65535, not "70000".'],
     [["--port="], '--port must be a whole number from 0 to 65535, not "".'],
     [["--port=-1"], '--port must be a whole number from 0 to 65535, not "-1".'],
-    [["--port", "-1"], "option '--port' argument is missing; --help lists the options."],
-    [["-p", "-1"], "option '-p' argument is missing; --help lists the options."],
+    [["--port", "-1"], "option '--port' needs a value that does not begin with a dash; --help lists the options."],
+    [["-p", "-1"], "option '-p' needs a value that does not begin with a dash; --help lists the options."],
     [["--max-age=-5"], '--max-age must be a whole number from 0 to 2147483648, not "-5".'],
     [["-5"], "unknown option '-5'; --help lists the options."],
     [["-p", "80a"], '--port must be a whole number from 0 to 65535, not "80a".'],
@@ -4634,12 +4651,14 @@ Deno.test("main() reports a usage error in one sentence with exit code 2", async
     [["--cert", missing, "--key", cert, site.root], `--cert: no such file: ${missing}.`],
     [["--cert", cert, "--key", missing, site.root], `--key: no such file: ${missing}.`],
     [["--live", "--max-age", "1"], "--live and --max-age can't be combined."],
-    [["--auth"], "option '--auth <value>' argument missing; --help lists the options."],
+    [["--auth"], "option '--auth' needs a value; --help lists the options."],
     ...["", ":", "user:", "password", "user:pass\nword", "us\x7fer:password"].map((auth): [string[], string] => [
       ["--auth", auth],
       "--auth must be USER:PASSWORD, with a colon, a password and no control characters.",
     ]),
     [["a", "b"], "expected one folder, got 2: a, b."],
+    [[".", "a", "b"], "expected one folder, got 2: a, b."], // with the folder of a command that is installed
+    [["--ignore", "x"], "--ignore needs --live."],
     [[""], "the name of the folder is empty."],
     [[missing], `there is no folder ${missing}.`],
     [[file], `${file} is not a folder.`],
@@ -4725,6 +4744,7 @@ Deno.test("main() prints its help and its version", async () => {
   for (const flag of ["-h", "--help"]) {
     assertEquals(await runMain([flag]), { code: 0, stdout: `${helpText()}\n`, stderr: "" });
   }
+  for (const line of helpText().split("\n")) assert(line.length <= 80, line);
   for (const flag of ["-V", "--version"]) assertEquals((await runMain([flag])).stdout, `http-server ${VERSION}\n`);
   assertEquals((await run(["--help"], [])).stdout, `${helpText()}\n`);
 });
