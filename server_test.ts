@@ -4839,6 +4839,21 @@ Deno.test({
   },
 });
 
+Deno.test({
+  name: "deno task start serves a relative folder of the caller, not of the project",
+  ignore: isWindows,
+  async fn() {
+    await using site = await Site.lay({ "a folder/a.txt": "a" });
+    const task = `"${Deno.execPath()}" task --config "${join(here, "deno.json")}" start`;
+    const shell = `exec env -u INIT_CWD ${task} "a folder" --port 0 --host 127.0.0.1`;
+    await using server = await Served.start([], { cwd: site.root, shell });
+    const text = await (await fetch(`${server.url}a.txt`)).text();
+    assertEquals(await server.stop(), 0);
+    assertEquals(text, "a");
+    assertStringIncludes(server.startUp, `\nFolder   ${site.file("a folder")}\n`);
+  },
+});
+
 /** Reports whether a server can listen on an address of this machine. */
 function canListen(hostname: string): boolean {
   try {

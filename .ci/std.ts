@@ -6,7 +6,8 @@
  * the script adds loose type declarations for the functions that the project calls. `vendor/` is never committed; delete
  * it to start over.
  *
- * Every task runs it first: `deno run --allow-all .ci/std.ts`.
+ * Every task runs it first: `deno run --allow-all .ci/std.ts`. Before it has run, `deno run server.ts` without jsr.io ends
+ * with "JSR package manifest for '@std/http' failed to load" and a stack backtrace of Deno.
  *
  * @module
  */
