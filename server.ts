@@ -714,10 +714,11 @@ function isSameFile(one: Entry, other: Entry): boolean {
   return one.realPath === other.realPath && one.inode === other.inode && one.device === other.device;
 }
 
-/** Passes exactly `size` bytes: cuts the rest, and fails if there are fewer. */
-function exactly(size: number): TransformStream<Bytes, Bytes> {
+/** Passes exactly `size` bytes: cuts the rest, and fails if there are fewer. Waits for `turn` before each chunk. */
+function exactly(size: number, turn?: (size: number) => Promise<void>): TransformStream<Bytes, Bytes> {
   return new TransformStream({
-    transform(chunk, controller) {
+    async transform(chunk, controller) {
+      await turn?.(chunk.length);
       controller.enqueue(chunk.subarray(0, size));
       if ((size -= chunk.length) <= 0) controller.terminate();
     },
@@ -857,6 +858,7 @@ const COMPRESSIBLE =
 
 const COMPRESSED_SIZE = 1024; // bytes; smaller bodies are not compressed: they fit into one packet
 const YIELD_SIZE = 256 << 10; // bytes to compress before yielding to other requests
+const START_SIZE = 64 << 10; // bytes whose compression takes about as long as the start of a compressor
 const MISSING_TIME = 1000; // ms for which a missing precompressed file is not looked for again
 const REPRESENTATION_SIZE = 8 << 10; // bytes of a representation in memory, beside its body
 
@@ -1045,16 +1047,20 @@ class Encodings {
     this.responses.addCommonHeaders(headers);
     if (plain.isOnDisk) return new Representation({ ...origin, stream }, headers);
     const bytes = await plain.bytes;
-    this.#compressedSize += bytes.length;
-    if (this.#compressedSize > YIELD_SIZE) await this.#yield();
+    await this.takeTurn(bytes.length);
     const compressed = new Uint8Array(compress!(bytes));
     if (compressed.length >= bytes.length) return plain;
     headers.set("content-length", `${compressed.length}`);
     return new Representation(origin, headers, compressed);
   }
 
-  /** Yields to the event loop, because compression blocks this thread. Waiting callers continue one after another. */
-  async #yield(): Promise<void> {
+  /**
+   * Waits before a number of bytes is compressed, which blocks this thread: yields to the event loop if many were compressed
+   * since the last time. Waiting callers continue one after another.
+   */
+  async takeTurn(size: number): Promise<void> {
+    this.#compressedSize += size;
+    if (this.#compressedSize <= YIELD_SIZE) return;
     await (this.#lastYield = this.#lastYield.then(() => delay(0)));
     this.#compressedSize = 0;
   }
@@ -1504,17 +1510,20 @@ async function sendFromDisk(
   if (request.method === "HEAD") return new Response(new Blob().stream(), { status, headers });
   // If the file grows, HTTP/1 under Deno.serve cuts the body to Content-Length. HTTP/2 (no Host header) fails instead.
   const mustCut = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
+  if (origin.stream !== undefined) await services.encodings.takeTurn(START_SIZE);
   const whole = range === undefined ? await services.files.serve(entry) : undefined;
-  if (whole !== undefined) return bodyResponse(representation, whole, range, mustCut);
+  if (whole !== undefined) return bodyResponse(representation, whole, range, mustCut, services);
   const { file, entry: current } = await services.files.open(entry);
-  if (current === entry) return bodyResponse(representation, readFrom(file, range), range, mustCut);
+  if (current === entry) return bodyResponse(representation, readFrom(file, range), range, mustCut, services);
   // The file changed since it was looked up: decide again, about the version that is open.
   const newer = await services.encodings.reload(representation, { file, entry: current }).catch((error) => {
     file.close();
     throw error;
   });
   const part = selectPart(request, newer);
-  if (newer.isOnDisk && typeof part !== "number") return bodyResponse(newer, readFrom(file, part), part, mustCut);
+  if (newer.isOnDisk && typeof part !== "number") {
+    return bodyResponse(newer, readFrom(file, part), part, mustCut, services);
+  }
   file.close();
   return await send(request, newer, services, info);
 }
@@ -1530,10 +1539,12 @@ function bodyResponse(
   body: ReadableStream<Bytes>,
   range: ByteRange | undefined,
   mustCut: boolean,
+  { encodings }: Services,
 ): Response {
   const { origin: { entry, stream }, status, headers } = representation;
+  const turn = stream && ((size: number) => encodings.takeTurn(size));
   const length = range === undefined ? entry!.size : range.end - range.start + 1;
-  const exact = mustCut || stream !== undefined ? body.pipeThrough(exactly(length)) : body;
+  const exact = mustCut || stream !== undefined ? body.pipeThrough(exactly(length, turn)) : body;
   const init = range === undefined ? { status, headers } : { status: 206, headers: representation.rangeHeaders(range) };
   return new Response(stream === undefined ? exact : exact.pipeThrough(stream()), init);
 }

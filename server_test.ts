@@ -2711,6 +2711,51 @@ Deno.test("handler() serves other requests while it compresses many files for th
   assert(done.indexOf("small") < count / 2, `served after ${done.indexOf("small")} compressed files`);
 });
 
+Deno.test("handler() yields to other requests between the chunks that it compresses on the fly", async () => {
+  const size = 1_100_000;
+  await using site = await Site.lay({ "big.txt": "x".repeat(size) });
+  const handler = handlerFor({ root: site.root });
+  const { CompressionStream } = globalThis;
+  const readable = Object.getOwnPropertyDescriptor(Deno.FsFile.prototype, "readable")!;
+  let [chunks, mostChunks, started, mostStarted] = [0, 0, 0, 0]; // between two turns of the event loop
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const turn = () => {
+    [mostChunks, mostStarted] = [Math.max(chunks, mostChunks), Math.max(started, mostStarted)];
+    [chunks, started] = [0, 0];
+    timer = setTimeout(turn);
+  };
+  try {
+    globalThis.CompressionStream = class extends TransformStream {
+      constructor() {
+        super({ transform: (chunk, controller) => (chunks++, controller.enqueue(chunk)) });
+        started++;
+      }
+    } as typeof CompressionStream;
+    Object.defineProperty(Deno.FsFile.prototype, "readable", {
+      get(this: Deno.FsFile) { // reads without waiting for the disk
+        const pull = (controller: ReadableStreamDefaultController) => {
+          const chunk = new Uint8Array(64 << 10);
+          const length = this.readSync(chunk);
+          if (length !== null) return controller.enqueue(chunk.subarray(0, length));
+          this.close();
+          controller.close();
+        };
+        return new ReadableStream({ pull });
+      },
+    });
+    turn();
+    const headers = { "accept-encoding": "gzip" };
+    const responses = await Promise.all(Array.from({ length: 50 }, () => get(handler, "/big.txt", headers)));
+    for (const { text } of responses) assertEquals(text.length, size);
+  } finally {
+    clearTimeout(timer);
+    globalThis.CompressionStream = CompressionStream;
+    Object.defineProperty(Deno.FsFile.prototype, "readable", readable);
+  }
+  assert(mostChunks > 0 && mostChunks <= 16, `${mostChunks} chunks in one turn`);
+  assert(mostStarted <= 16, `${mostStarted} responses started in one turn`);
+});
+
 Deno.test({
   name: "handler() uses a precompressed file that appears later, until it is deleted",
   ignore: isOldDeno, // which has no zstd
