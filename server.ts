@@ -84,10 +84,7 @@ export interface Options {
   auth?: string;
   /** Called with one line per request, without a line break. @default {undefined} */
   log?: (line: string) => void;
-  /**
-   * `combined` is the Combined Log Format of Apache; `short` has the local time, client, method, target, status, length
-   * of the body in bytes, and duration. @default {"combined"}
-   */
+  /** The format of these lines: Apache's Combined Log Format, or that of the terminal. @default {"combined"} */
   logFormat: "combined" | "short";
   /** The clock, in milliseconds since 1970; tests replace it. @default {() => Date.now()} */
   now: () => number;
@@ -2182,12 +2179,7 @@ const FLAGS = {
   live: { type: "boolean", help: "reload pages in the browser when a file changes" },
   ignore: { type: "string", multiple: true, value: "GLOB", help: "with --live: don't reload for GLOB; repeatable" },
   cors: { type: "boolean", help: "send CORS headers that allow every origin" },
-  header: {
-    type: "string",
-    multiple: true,
-    value: '"NAME: VALUE"',
-    help: "add a header to every response; repeatable",
-  },
+  header: { type: "string", multiple: true, value: '"NAME: VALUE"', help: "add a header to responses; repeatable" },
   "max-age": { type: "string", value: "SECONDS", help: "cache all but HTML [default: 0, revalidate]" },
   "no-compress": { type: "boolean", help: "send files as they are, never compressed" },
   auth: { type: "string", value: "USER:PASSWORD", help: "require this user name and password" },
@@ -2299,7 +2291,7 @@ const OTHER_NAMES: [RegExp, instead: string][] = [
   [/^(?:c|cache)$/, "use --max-age"],
   [/^(?:g|gzip|brotli|compress|compression)$/, "responses are compressed unless --no-compress"],
   [/^(?:u|no-gzip|no-compression)$/, "use --no-compress"],
-  [/^(?:i|autoindex|listing|index)$/, "folders are listed unless --no-listing"],
+  [/^(?:i|autoindex|listings?|index)$/, "folders are listed unless --no-listing"],
   [/^(?:user|username|password|htpasswd)$/, "use --auth USER:PASSWORD"],
   [/^(?:P|proxy|cgi|middleware)(?:-|$)/, "this server only serves files"],
 ];
@@ -2307,22 +2299,9 @@ const OTHER_NAMES: [RegExp, instead: string][] = [
 /** Returns what to use instead of an unknown option, or undefined. */
 function insteadOf(name: string): string | undefined {
   const [, instead] = OTHER_NAMES.find(([names]) => names.test(name)) ?? [];
-  const distances = Object.keys(FLAGS).map((flag) => [flag, editDistance(name.toLowerCase(), flag)] as const);
-  const [closest, distance] = distances.reduce((best, next) => next[1] < best[1] ? next : best);
-  return instead ?? (distance < Math.min(3, name.length) ? `use --${closest}` : undefined);
-}
-
-/** Returns how many characters to insert, delete or replace to turn one text into another (Levenshtein distance). */
-function editDistance(from: string, to: string): number {
-  let row = Array.from({ length: to.length + 1 }, (_, index) => index); // distances from "" to each start of `to`
-  for (const [index, character] of [...from].entries()) {
-    const next = [index + 1];
-    for (let at = 0; at < to.length; at++) {
-      next.push(Math.min(row[at + 1]! + 1, next[at]! + 1, row[at]! + (to[at] === character ? 0 : 1)));
-    }
-    row = next;
-  }
-  return row.at(-1)!;
+  const start = name.toLowerCase();
+  const similar = Object.keys(FLAGS).find((flag) => flag.startsWith(start) || start.startsWith(flag));
+  return instead ?? (similar && start.length > 1 ? `use --${similar}` : undefined);
 }
 
 function parseNumber(flag: string, value: string | undefined, most: number): number | undefined {
@@ -2572,9 +2551,7 @@ function announce(command: Command, root: string, { hostname, port }: Deno.NetAd
   console.log(`Version  http-server ${VERSION}`);
   console.log("Folder  ", `${folder}${isCurrent ? " (the current folder)" : ""}`);
   if (shown.length > 0) console.log(`Options  ${shown.join(" ")}`);
-  if (options.auth !== undefined && !isSecure) {
-    console.log("Without HTTPS (--https), the password is sent in clear text.");
-  }
+  if (options.auth !== undefined && !isSecure) console.log("Without --https, the password is sent in clear text.");
   if (isTerminal && isPublic) console.log("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
   if (isTerminal) console.log("Press Ctrl-C to stop.");
   console.log();
@@ -2593,14 +2570,11 @@ function networkAddresses(hostname: string): string[] {
 
 /** Returns the addresses that other machines may reach, IPv4 first: not loopback, link-local, or a bridge to containers. */
 export function usableAddresses(interfaces: Pick<Deno.NetworkInterfaceInfo, "name" | "address">[]): string[] {
-  const addresses = interfaces.filter(({ name }) => !/^(?:docker|br-|veth|virbr)/.test(name)).map(({ address }) =>
-    address
+  const usable = interfaces.filter(({ name, address }) =>
+    !/^(?:docker|br-|veth|virbr)/.test(name) && /^(?!127\.|169\.254\.)[\d.]+$|^[23][\da-f]{3}:/.test(address)
   );
-  const isGlobalIPv6 = (address: string) => /^[23][\da-f]{3}:/.test(address);
-  return [
-    ...addresses.filter((address) => !address.includes(":") && !/^(?:127|169\.254)\./.test(address)),
-    ...addresses.filter(isGlobalIPv6),
-  ];
+  const isIPv6 = (address: string) => Number(address.includes(":"));
+  return usable.map(({ address }) => address).sort((one, other) => isIPv6(one) - isIPv6(other));
 }
 
 const LOG_DELAY = 50; // ms that a line of the log may wait for others
