@@ -88,7 +88,28 @@ export interface Options {
   logFormat: "combined" | "short";
   /** The clock, in milliseconds since 1970; tests replace it. @default {() => Date.now()} */
   now: () => number;
+  /** Times and sizes; tests lower them. @default {LIMITS} */
+  limits: Limits;
 }
+
+/** Times in milliseconds and sizes in bytes. Tests lower them to reach them soon. */
+export const LIMITS = {
+  readSize: 1 << 20, // larger files are not read into memory
+  cacheSize: 64 << 20, // of all entries and what was made from them
+  knownPaths: 20_000, // number of paths whose changes live reload notices
+  sweepRest: 100, // between two sweeps of live reload
+  quietTime: 100, // without a change before pages reload
+  burstTime: 2000, // of changes before pages reload anyway
+  sameSignalTime: 300, // in which a second signal is the same one: `deno task` repeats a Ctrl-C of the terminal
+  stopTime: 3000, // in which responses in flight can finish; some clients have stopped reading
+  flushTime: 1000, // in which the log can be written at the end; its reader may have stalled
+  logSize: 1 << 20, // in characters, of the log that waits for its reader; further lines are dropped
+  retryDelay: 100, // before connections are accepted again
+  reportInterval: 60_000, // between two reports that they can't be accepted
+};
+
+/** The type of {@linkcode LIMITS}. */
+export type Limits = Readonly<typeof LIMITS>;
 
 /** The default options. */
 export const DEFAULTS: Readonly<Options> = {
@@ -107,6 +128,7 @@ export const DEFAULTS: Readonly<Options> = {
   ignore: [],
   logFormat: "combined",
   now: () => Date.now(),
+  limits: LIMITS,
 };
 
 // Handler -----------------------------------------------------------------------------------------------------------
@@ -394,9 +416,7 @@ type Opened = { file: Deno.FsFile; entry: Entry };
 export type ByteRange = { start: number; end: number };
 
 const SETTLING_TIME = 2000; // ms in which a second change may leave the same mtime: FAT has a resolution of 2 s
-const READ_SIZE = 1 << 20; // bytes; larger files are not read into memory
 const SYNC_SIZE = 64 << 10; // bytes; reads up to this size are faster synchronously than in a thread
-const CACHE_LIMIT = 64 << 20; // bytes of all entries and what was made from them
 const ENTRY_SIZE = 1 << 10; // bytes of an entry in memory
 
 /** Names of devices, which Windows has in every folder, with any extension. */
@@ -406,13 +426,14 @@ const DEVICE = /\/(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[\d¹²³])[ .]
 class Files {
   readonly root: DiskPath;
   #options: Pick<Options, "dotfiles" | "symlinks" | "now">;
-  #entries = new LruCache<Entry>(CACHE_LIMIT);
+  #entries: LruCache<Entry>;
   #types = new Map<string, string | null>();
   #existsSync?: (file: string) => boolean;
 
   /** Throws NotFound if the root does not exist. */
-  constructor(options: Pick<Options, "root" | "dotfiles" | "symlinks" | "now">) {
+  constructor(options: Pick<Options, "root" | "dotfiles" | "symlinks" | "now" | "limits">) {
     this.#options = options;
+    this.#entries = new LruCache(options.limits.cacheSize);
     this.root = resolve(options.root) as DiskPath;
     Deno.realPathSync(this.root);
   }
@@ -939,7 +960,7 @@ class Encodings {
     private readonly files: Files,
     private readonly responses: Responses,
     private readonly isEncodable: (type: string) => boolean,
-    private readonly options: Pick<Options, "maxAge" | "now">,
+    private readonly options: Pick<Options, "maxAge" | "now" | "limits">,
   ) {}
 
   /** Returns the representation of a file in the best encoding that the client accepts and the file can have. */
@@ -953,7 +974,7 @@ class Encodings {
       const isMissing = (current.missingUntil.get(encoding) ?? 0) > this.options.now();
       const precompressed = isMissing ? undefined : await this.#loadPrecompressed(current, plain, encoding);
       if (precompressed !== undefined) return precompressed;
-      if (!isCompressor(encoding, current.size)) continue;
+      if (!isCompressor(encoding, plain)) continue;
       return await this.#share(current, encoding, undefined, () => this.#compress(plain, encoding));
     }
     return plain;
@@ -1017,8 +1038,9 @@ class Encodings {
 
   /** Makes the representation of an open file, with its body in memory unless the file is large. */
   async #describe(opened: Opened, form?: Precompressed): Promise<Representation> {
-    const isLarge = opened.entry.size > READ_SIZE;
-    const { entry, bytes } = await this.files.read(opened, isLarge ? SNIFFED_SIZE : READ_SIZE);
+    const { readSize } = this.options.limits;
+    const isLarge = opened.entry.size > readSize;
+    const { entry, bytes } = await this.files.read(opened, isLarge ? SNIFFED_SIZE : readSize);
     const type = form?.type ?? await this.files.typeOf(entry, bytes);
     const headers = new Headers({ "content-type": type, "content-length": `${entry.size}` });
     setValidators(headers, entry, isLarge ? undefined : bytes);
@@ -1090,10 +1112,10 @@ function mayEncode(request: Headers): boolean {
   return !request.has("range") || !Number.isNaN(parseDate(request.get("if-range")));
 }
 
-/** Reports whether the server compresses content of a size with an encoding. */
-function isCompressor(encoding: Encoding, size: number): boolean {
+/** Reports whether the server compresses a file with an encoding. */
+function isCompressor(encoding: Encoding, { origin, isOnDisk }: Representation): boolean {
   const { compress, stream } = CODECS[encoding];
-  return size >= COMPRESSED_SIZE && (size > READ_SIZE ? stream : compress) !== undefined;
+  return origin.size! >= COMPRESSED_SIZE && (isOnDisk ? stream : compress) !== undefined;
 }
 
 /** Returns the encodings that a client accepts, by q-value, then by the server's preference (RFC 9110, 12.5.3). */
@@ -1669,15 +1691,11 @@ function createPasswordCheck(credentials: string): (request: Headers) => boolean
 const LIVE_SCRIPT_PATH = "/.live-reload/script.js"; // in a dot-folder, which is not served otherwise
 const LIVE_EVENTS_PATH = "/.live-reload/events";
 const LIVE_CHECK_HEADER = "live-reload-check"; // marks the HEAD request of the script, which counts as a navigation
-const KNOWN_LIMIT = 20_000; // paths whose changes are noticed
-const SWEEP_REST = 100; // ms between two sweeps
 const SWEEP_RATIO = 25; // a rest takes at least 25 times as long as the sweep before, so that sweeps take 4% of a core
 const SWEEP_WAIT = 200; // ms that a page waits for a sweep
 const SLICE_TIME = 2; // ms of a sweep before yielding to other requests
 const SLOW_LOOK = 0.5; // ms; if a look takes longer, as on a network drive, the sweep goes on asynchronously
 const PARALLEL_LOOKS = 16; // looks at a time in an asynchronous sweep
-const QUIET_TIME = 100; // ms without a change before pages reload
-const BURST_LIMIT = 2000; // ms of changes before pages reload anyway
 const STYLES_LIMIT = 50; // changed stylesheets in an event; more make a plain reload
 const PAGE_START_SIZE = 64 << 10; // bytes of a page in which its head must begin
 
@@ -1831,7 +1849,7 @@ class LiveReload {
     private readonly files: Files,
     private readonly encodings: Encodings,
     private readonly responses: Responses,
-    private readonly options: Pick<Options, "base" | "ignore" | "onReload" | "signal">,
+    private readonly options: Pick<Options, "base" | "ignore" | "onReload" | "signal" | "limits">,
   ) {
     this.#ignored = options.ignore.map((glob) => globToRegExp(glob));
     options.signal?.addEventListener("abort", () => {
@@ -1862,7 +1880,7 @@ class LiveReload {
     if (isListed && !outcome.isListed) Object.assign(outcome, { isListed, names: this.files.visibleNames(entry!) });
     this.#known.delete(key);
     this.#known.set(key, outcome);
-    if (this.#known.size > KNOWN_LIMIT) this.#known.delete(this.#known.keys().next().value!);
+    if (this.#known.size > this.options.limits.knownPaths) this.#known.delete(this.#known.keys().next().value!);
   }
 
   /** Records the tag of a file that is served. */
@@ -1937,15 +1955,16 @@ class LiveReload {
 
   /** Sweeps until nobody listens any more. */
   async #watch(): Promise<void> {
+    const { quietTime, burstTime, sweepRest } = this.options.limits;
     this.#isWatching = true;
     while (this.#listeners.size > 0) {
       const [time, start] = [Date.now(), performance.now()];
       const isChanged = await this.#sweep();
       const end = performance.now();
-      const isQuiet = !isChanged && time - this.#lastChange >= QUIET_TIME;
+      const isQuiet = !isChanged && time - this.#lastChange >= quietTime;
       const isPending = this.#pending.size > 0;
-      if (isPending && (isQuiet || end - this.#burstStart > BURST_LIMIT)) this.#announce();
-      const rest = isPending ? 0 : Math.max(SWEEP_REST, SWEEP_RATIO * (end - start));
+      if (isPending && (isQuiet || end - this.#burstStart > burstTime)) this.#announce();
+      const rest = isPending ? 0 : Math.max(sweepRest, SWEEP_RATIO * (end - start));
       if (this.#listeners.size > 0) await this.#rest(rest);
     }
     this.#isWatching = false;
@@ -2005,7 +2024,7 @@ class LiveReload {
       const entry = this.files.look(path);
       now.found = toOutcome(entry).found;
       if (isSameMetadata(known.found, now.found)) return false;
-      if (entry?.isFile && entry.size <= READ_SIZE) {
+      if (entry?.isFile && entry.size <= this.options.limits.readSize) {
         now.tag = (await this.encodings.select(entry, new Headers())).headers.get("etag") ?? undefined;
       } else if (entry?.isFile === false && known.isListed) now.names = this.files.visibleNames(entry);
     } catch {
@@ -2017,7 +2036,7 @@ class LiveReload {
     if (this.#pending.size === 0) this.#burstStart = performance.now();
     if (!this.#pending.has(path)) this.#pending.set(path, known);
     const { mtime = 0 } = now.found ?? {};
-    const isRecent = mtime <= Date.now() && mtime > Date.now() - BURST_LIMIT;
+    const isRecent = mtime <= Date.now() && mtime > Date.now() - this.options.limits.burstTime;
     this.#lastChange = Math.max(this.#lastChange, isRecent ? mtime : Date.now());
     this.#version = crypto.randomUUID();
     return true;
@@ -2328,11 +2347,11 @@ function isDenoSince(major: number, minor: number): boolean {
 }
 
 /** Runs until a signal stops it. Returns the exit code: 0, 1 for a run-time error, 2 for wrong usage, 130 if forced. */
-export async function main(args: string[]): Promise<number> {
+export async function main(args: string[], limits: Limits = LIMITS): Promise<number> {
   try {
     if (!isDenoSince(2, 5)) throw new Error(`Deno 2.5 or later is needed; this is Deno ${Deno.version.deno}`);
     const command = parseCommand(args);
-    if (command.print === undefined) return await serve(command);
+    if (command.print === undefined) return await serve(command, limits);
     console.log(command.print);
     return 0;
   } catch (error) {
@@ -2341,21 +2360,15 @@ export async function main(args: string[]): Promise<number> {
   }
 }
 
-const SAME_SIGNAL = 300; // ms in which a second signal is the same one: `deno task` repeats a Ctrl-C of the terminal
-const RETRY_DELAY = 100; // ms before connections are accepted again
-const REPORT_INTERVAL = 60_000; // ms between two reports that they can't be accepted
-const STOP_LIMIT = 3000; // ms in which responses in flight can finish; some clients have stopped reading
-const FLUSH_LIMIT = 1000; // ms in which the log can be written; its reader may have stalled
-
-async function serve(command: Command): Promise<number> {
+async function serve(command: Command, limits: Limits): Promise<number> {
   const root = findRoot(command.options.root);
   const pair = await certificateFor(command, root);
-  const log = command.quiet ? undefined : new LogWriter();
+  const log = command.quiet ? undefined : new LogWriter(limits.logSize);
   const stop = new AbortController();
-  const handler = createHandler({ ...command.options, root, signal: stop.signal, ...log && logOptions(log) });
+  const handler = createHandler({ ...command.options, root, signal: stop.signal, limits, ...log && logOptions(log) });
   let server = listen(command, handler, pair);
   const { hostname, port } = server.addr;
-  const stopped = watchSignals(() => {
+  const stopped = watchSignals(limits, () => {
     stop.abort();
     server.shutdown();
   });
@@ -2369,17 +2382,17 @@ async function serve(command: Command): Promise<number> {
         await server.finished;
       } catch (error) {
         // Without a free file descriptor Deno stops accepting for good, although one may be free a moment later.
-        if (performance.now() - reportedAt > REPORT_INTERVAL) {
+        if (performance.now() - reportedAt > limits.reportInterval) {
           logError(`cannot accept a connection: ${errorMessage(error)}`);
           reportedAt = performance.now();
         }
-        await delay(RETRY_DELAY);
+        await delay(limits.retryDelay);
       }
     }
     return 0;
   };
   const exitCode = await Promise.race([serveUntilStopped(), stopped]);
-  if (exitCode === 0) await Promise.race([log?.written, delay(FLUSH_LIMIT)]);
+  if (exitCode === 0) await Promise.race([log?.written, delay(limits.flushTime)]);
   return exitCode;
 }
 
@@ -2396,16 +2409,16 @@ function logOptions(log: LogWriter): Partial<Options> {
 }
 
 /** Calls `shutdown` at the first signal. Resolves to the exit code at the second signal, or when the stop takes too long. */
-function watchSignals(shutdown: () => void): Promise<number> {
+function watchSignals({ sameSignalTime, stopTime }: Limits, shutdown: () => void): Promise<number> {
   const { promise, resolve } = Promise.withResolvers<number>();
   let start: number | undefined;
   const onSignal = () => {
-    if (start !== undefined) return performance.now() - start > SAME_SIGNAL ? resolve(130) : undefined;
+    if (start !== undefined) return performance.now() - start > sameSignalTime ? resolve(130) : undefined;
     start = performance.now();
     shutdown();
     const explain = () => console.log("\nFinishing responses in flight; press Ctrl-C again to stop now.");
-    if (Deno.stdout.isTerminal()) setTimeout(explain, SAME_SIGNAL);
-    setTimeout(() => resolve(0), STOP_LIMIT);
+    if (Deno.stdout.isTerminal()) setTimeout(explain, sameSignalTime);
+    setTimeout(() => resolve(0), stopTime);
   };
   Deno.addSignalListener("SIGINT", onSignal);
   if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onSignal); // Windows has no SIGTERM
@@ -2578,7 +2591,6 @@ export function usableAddresses(interfaces: Pick<Deno.NetworkInterfaceInfo, "nam
 }
 
 const LOG_DELAY = 50; // ms that a line of the log may wait for others
-const LOG_LIMIT = 1 << 20; // characters of backlog; further lines are dropped
 
 /** Writes the request log to stdout, in batches: single writes would halve the speed. */
 class LogWriter {
@@ -2586,8 +2598,10 @@ class LogWriter {
   written?: Promise<void>;
   #waiting = "";
 
+  constructor(private readonly limit: number) {}
+
   write(line: string): void {
-    if (this.#waiting.length > LOG_LIMIT) return;
+    if (this.#waiting.length > this.limit) return;
     this.#waiting += `${line}\n`;
     // After a write error nothing is written any more, and the server goes on.
     this.written ??= delay(LOG_DELAY).then(() => this.#writeWaiting()).catch(() => {});

@@ -2,6 +2,7 @@
 
 import { dirname, fromFileUrl, join, resolve } from "@std/path";
 import process from "node:process";
+import type { Limits } from "../server.ts";
 
 export const here: string = dirname(dirname(fromFileUrl(import.meta.url)));
 export const script: string = join(here, "server.ts");
@@ -137,6 +138,8 @@ export interface Finished {
 interface StartOptions {
   permissions?: string[];
   cwd?: string;
+  /** Limits that the server reaches sooner. */
+  limits?: Partial<Limits>;
   /** A `bash` command that starts the server; `$SERVER` in it is the server's own command line. */
   shell?: string;
 }
@@ -165,8 +168,11 @@ export class Served implements AsyncDisposable {
   }
 
   static async start(args: string[], options: StartOptions = {}): Promise<Served> {
-    const { permissions = PERMISSIONS, cwd = Deno.cwd(), shell } = options;
-    const command = ["run", "--quiet", "--no-prompt", ...permissions, script, ...args];
+    const { permissions = PERMISSIONS, cwd = Deno.cwd(), limits, shell } = options;
+    const program = limits === undefined
+      ? [script]
+      : [join(here, ".ci/limited.ts"), encodeURIComponent(JSON.stringify(limits))];
+    const command = ["run", "--quiet", "--no-prompt", ...permissions, ...program, ...args];
     const quoted = [Deno.execPath(), ...command].map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");
     const child = new Deno.Command(shell === undefined ? Deno.execPath() : "bash", {
       args: shell === undefined ? command : ["-c", shell.replaceAll("$SERVER", quoted)],
