@@ -306,13 +306,13 @@ async function run(args: string[], permissions = PERMISSIONS): Promise<Finished>
 const NOWHERE = ["--port", "0", "--host", "192.0.2.1"];
 
 /** Runs `main` in this process and returns its exit code and output. */
-async function runMain(args: string[]): Promise<Finished> {
+async function runMain(args: string[], limits: Limits = LIMITS): Promise<Finished> {
   const { log, error } = console;
   const output = { stdout: "", stderr: "" };
   try {
     console.log = (text: string) => output.stdout += `${text}\n`;
     console.error = (text: string) => output.stderr += `${text}\n`;
-    return { code: await main(args), ...output };
+    return { code: await main(args, limits), ...output };
   } finally {
     Object.assign(console, { log, error });
   }
@@ -1739,6 +1739,8 @@ Deno.test("handler() protects dotfiles and outside files under the alternative n
     "secret.txt": SECRET,
     "www/.env": SECRET,
     "www/.git/config": SECRET,
+    "www/\u200c.env": SECRET, // macOS ignores such characters in names: `.env` has this name there, too
+    "www/sub/\u2060.git/config": SECRET,
     "www/a.txt": "a",
   });
   const handler = handlerFor({ root: site.file("www") });
@@ -1750,9 +1752,10 @@ Deno.test("handler() protects dotfiles and outside files under the alternative n
     "/.git%20/config",
     "/.GIT%2fCONFIG",
   ];
+  const invisible = ["/%E2%80%8C.env", "/sub/%E2%81%A0.git/config", "/sub/%E2%81%A0.git/"];
   const outside = ["/..%20/secret.txt", "/.../secret.txt", "/..::$INDEX_ALLOCATION/secret.txt", "/C:/Windows/win.ini"];
   const devices = ["/CON", "/NUL", "/NUL.txt", "/COM1", "/aux/a.txt", "/a.txt/NUL", "/%3F%3F/C:/Windows/win.ini"];
-  await each(t, [...names, ...folders, ...outside, ...devices], (path) => path, async (path) => {
+  await each(t, [...names, ...folders, ...invisible, ...outside, ...devices], (path) => path, async (path) => {
     const { status, text } = await get(handler, path);
     assertEquals([status, text], [404, "404 Not Found\n"]);
   });
@@ -2571,6 +2574,21 @@ Deno.test("handler() serves another encoding after the precompressed file is del
 });
 
 Deno.test({
+  name: "handler() forgets the file used least recently when its cache is full",
+  ignore: !isLinux,
+  async fn() {
+    const size = 100_000;
+    const names = ["one", "two", "three"];
+    await using site = await Site.lay(Object.fromEntries(names.map((name) => [name, new Uint8Array(size)])));
+    const handler = handlerFor({ root: site.root, limits: { cacheSize: 2.5 * size } });
+    const isRead = async (name: string) => await bytesRead(() => get(handler, `/${name}`)) >= size;
+    for (const name of names) assert(await isRead(name), name);
+    assertEquals([await isRead("three"), await isRead("two"), await isRead("one")], [false, false, true]);
+    assertEquals([await isRead("one"), await isRead("two"), await isRead("three")], [false, false, true]);
+  },
+});
+
+Deno.test({
   name: "handler() caches a file once it is no longer new",
   ignore: !isLinux,
   async fn() {
@@ -3337,6 +3355,16 @@ Deno.test("handler() lists folders first, in natural order or sorted by `?sort=`
     const json = JSON.parse((await get(handler, `/${query}`, { accept: "application/json" })).text);
     assertEquals(json.map(({ name, type }: Record<string, string>) => type === "file" ? name : `${name}/`), names);
   });
+});
+
+Deno.test("handler() filters by name whether accents are composed or not", async () => {
+  const [composed, decomposed] = ["é", "e\u0301"];
+  await using site = await Site.lay({ [`caf${composed}.txt`]: "", [`caf${decomposed} noir.txt`]: "", "cafe.txt": "" });
+  const handler = handlerFor({ root: site.root });
+  for (const letter of [composed, decomposed, "É", "E\u0301"]) {
+    const { text } = await get(handler, `/?q=${encodeURIComponent(`f${letter}`)}`);
+    assertEquals(namesIn(text).map((name) => name.normalize("NFC")), ["café noir.txt", "café.txt"], letter);
+  }
 });
 
 Deno.test("handler() lists human-readable sizes and dates, and links that keep the sort order and filter", async () => {
@@ -5308,6 +5336,30 @@ Deno.test({
     assertMatch(stderr, /^http-server: cannot accept a connection: /);
     assertEquals(code, 0);
   },
+});
+
+Deno.test("main() reports no more than once per interval that it can't accept connections", async (t) => {
+  const { serve, addSignalListener } = Deno;
+  const rows = [{ reportInterval: 60_000, reports: 1 }, { reportInterval: -1, reports: 5 }];
+  await each(t, rows, ({ reportInterval }) => reportInterval, async ({ reportInterval, reports }) => {
+    let stop = () => {};
+    let count = 0;
+    try {
+      Deno.addSignalListener = (_, listener) => stop = listener;
+      Deno.serve = (() => {
+        if (++count === 5) stop();
+        const addr = { transport: "tcp", hostname: "127.0.0.1", port: 1 };
+        return { addr, finished: Promise.reject(new Error("too many open files")), shutdown() {} };
+      }) as unknown as typeof serve;
+      const limits = { ...LIMITS, retryDelay: 0, stopTime: 0, reportInterval };
+      const { code, stderr } = await runMain(["--quiet", here], limits);
+      const report = "http-server: cannot accept a connection: too many open files\n";
+      assertEquals([code, count, stderr], [0, 5, report.repeat(reports)]);
+      await new Promise((resolve) => setTimeout(resolve)); // the timer of the stop
+    } finally {
+      Object.assign(Deno, { serve, addSignalListener });
+    }
+  });
 });
 
 Deno.test({
