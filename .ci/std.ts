@@ -6,8 +6,9 @@
  * the script adds loose type declarations for the functions that the project calls. `vendor/` is never committed; delete
  * it to start over.
  *
- * Every task runs it first: `deno run --allow-all .ci/std.ts`. Before it has run, `deno run server.ts` without jsr.io ends
- * with "JSR package manifest for '@std/http' failed to load" and a stack backtrace of Deno.
+ * Every task of deno.json runs `deno task std` first. The script may reach jsr.io, write to `vendor/` and run `deno`, which
+ * downloads the package. Before it has run, `deno run server.ts` without jsr.io ends with "JSR package manifest for
+ * '@std/http' failed to load" and a stack backtrace of Deno.
  *
  * @module
  */
@@ -160,7 +161,7 @@ async function reachesJsr(): Promise<boolean> {
 async function installFromNpm(folder: string): Promise<string> {
   await Deno.writeTextFile(`${folder}/deno.json`, `{ "nodeModulesDir": "auto" }`);
   const args = ["install", "--quiet", `npm:${NPM_PACKAGE}`];
-  const { success, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: folder }).output();
+  const { success, stderr } = await new Deno.Command("deno", { args, cwd: folder }).output();
   if (!success) {
     throw new Error(`can't download @std from jsr.io or npm: ${new TextDecoder().decode(stderr).trim()}`);
   }
@@ -210,7 +211,8 @@ async function vendorPackage(source: string, name: string, { version, exports }:
 }
 
 if (!await isVendored() && !await reachesJsr()) {
-  const folder = await Deno.makeTempDir();
+  await Deno.mkdir("vendor", { recursive: true });
+  const folder = await Deno.makeTempDir({ dir: "vendor" }); // the script may write nowhere else
   try {
     const source = await installFromNpm(folder);
     for (const [name, about] of Object.entries(PACKAGES)) await vendorPackage(source, name, about);
