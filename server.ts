@@ -2435,17 +2435,9 @@ function findRoot(named?: string): string {
     return root;
   } catch (error) {
     if (statusOf(error) !== 404) throw new Error(`cannot read the folder ${root}: ${errorMessage(error)}`);
-    const isFile = exists(root);
+    const isFile = error instanceof Deno.errors.NotADirectory;
     checkUsage(named === undefined, isFile ? `${root} is not a folder` : `there is no folder ${root}`);
     return findRoot(".");
-  }
-}
-
-function exists(file: string): boolean {
-  try {
-    return Deno.statSync(file) !== undefined;
-  } catch {
-    return false;
   }
 }
 
