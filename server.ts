@@ -98,6 +98,7 @@ export const LIMITS = {
   cacheSize: 64 << 20, // of all entries and what was made from them
   knownPaths: 20_000, // number of paths whose changes live reload notices
   sweepRest: 100, // between two sweeps of live reload
+  sweepRatio: 25, // a rest is at least so many times as long as the sweep before: sweeps take 4% of a core
   quietTime: 100, // without a change before pages reload
   burstTime: 2000, // of changes before pages reload anyway
   sameSignalTime: 300, // in which a second signal is the same one: `deno task` repeats a Ctrl-C of the terminal
@@ -1691,7 +1692,6 @@ function createPasswordCheck(credentials: string): (request: Headers) => boolean
 const LIVE_SCRIPT_PATH = "/.live-reload/script.js"; // in a dot-folder, which is not served otherwise
 const LIVE_EVENTS_PATH = "/.live-reload/events";
 const LIVE_CHECK_HEADER = "live-reload-check"; // marks the HEAD request of the script, which counts as a navigation
-const SWEEP_RATIO = 25; // a rest takes at least 25 times as long as the sweep before, so that sweeps take 4% of a core
 const SWEEP_WAIT = 200; // ms that a page waits for a sweep
 const SLICE_TIME = 2; // ms of a sweep before yielding to other requests
 const SLOW_LOOK = 0.5; // ms; if a look takes longer, as on a network drive, the sweep goes on asynchronously
@@ -1955,7 +1955,7 @@ class LiveReload {
 
   /** Sweeps until nobody listens any more. */
   async #watch(): Promise<void> {
-    const { quietTime, burstTime, sweepRest } = this.options.limits;
+    const { quietTime, burstTime, sweepRest, sweepRatio } = this.options.limits;
     this.#isWatching = true;
     while (this.#listeners.size > 0) {
       const [time, start] = [Date.now(), performance.now()];
@@ -1964,7 +1964,7 @@ class LiveReload {
       const isQuiet = !isChanged && time - this.#lastChange >= quietTime;
       const isPending = this.#pending.size > 0;
       if (isPending && (isQuiet || end - this.#burstStart > burstTime)) this.#announce();
-      const rest = isPending ? 0 : Math.max(sweepRest, SWEEP_RATIO * (end - start));
+      const rest = isPending ? 0 : Math.max(sweepRest, sweepRatio * (end - start));
       if (this.#listeners.size > 0) await this.#rest(rest);
     }
     this.#isWatching = false;

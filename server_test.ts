@@ -251,7 +251,7 @@ function startLive(site: Site, { limits, ...options }: TestOptions = {}) {
   const stop = new AbortController();
   const handler = handlerFor({
     ...{ root: site.root, live: true, signal: stop.signal, ...options },
-    limits: { sweepRest: 10, ...limits },
+    limits: { sweepRest: 10, sweepRatio: 1, ...limits },
   });
   return { handler, stop, [Symbol.dispose]: () => stop.abort() };
 }
