@@ -4781,7 +4781,7 @@ Deno.test("main() reports a usage error in one sentence with exit code 2", async
     [[""], "the name of the folder is empty."],
     [[missing], `there is no folder ${missing}.`],
     [[file], `${file} is not a folder.`],
-    [[join(file, "x")], `there is no folder ${join(file, "x")}.`],
+    [[join(file, "x")], `${join(file, "x")} is not a folder.`],
   ];
   for (const [args, sentence] of cases) {
     await t.step(args.join(" ") || "empty folder name", async () => {
