@@ -98,9 +98,6 @@ export const LIMITS = {
   cacheSize: 64 << 20, // of all entries and what was made from them
   knownPaths: 20_000, // number of paths whose changes live reload notices
   sweepRest: 100, // between two sweeps of live reload
-  sweepRatio: 25, // a rest is at least so many times as long as the sweep before: sweeps take 4% of a core
-  quietTime: 100, // without a change before pages reload
-  burstTime: 2000, // of changes before pages reload anyway
   sameSignalTime: 300, // in which a second signal is the same one: `deno task` repeats a Ctrl-C of the terminal
   stopTime: 3000, // in which responses in flight can finish; some clients have stopped reading
   flushTime: 1000, // in which the log can be written at the end; its reader may have stalled
@@ -164,7 +161,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   const encodings = new Encodings(files, responses, isEncodable, settings);
   const listings = new Listings(files, encodings);
   const isAuthorized = settings.auth === undefined ? () => true : createPasswordCheck(settings.auth);
-  const live = settings.live ? new LiveReload(files, encodings, responses, settings) : undefined;
+  const live = settings.live ? new LiveReload({ files, encodings, responses }, settings) : undefined;
   return handle;
 
   async function handle(request: Request, info?: Info): Promise<Response> {
@@ -198,7 +195,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (path === undefined) {
       return target.decodedPath === base ? responses.redirect("/", query) : responses.failOutsideBase(request);
     }
-    const liveResponse = live?.respond(path, query);
+    const liveResponse = live?.respond(path);
     if (liveResponse !== undefined) return liveResponse;
     const selected = await select(request, path, query);
     if (selected instanceof Response) return selected;
@@ -231,7 +228,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const isServedAsFolder = entry !== undefined && (!spa || !isFolderPath && look(append(path, `/${INDEX}`))?.isFile);
     if (isServedAsFolder && !isFolderPath) return responses.redirect(append(path, "/"), query); // for relative links in its page
     if (isServedAsFolder && listing) {
-      live?.record(path, entry, true);
+      live?.record(path, entry, () => files.visibleNames(entry));
       return await listings.render(entry, request, query);
     }
     if (spa && isAppRoute(request, path)) {
@@ -669,12 +666,6 @@ class Files {
   visibleNames(folder: Entry): string {
     const names = [...Deno.readDirSync(folder.realPath)].map(({ name }) => name);
     return names.filter((name) => this.#options.dotfiles || !name.startsWith(".")).sort().join("\n");
-  }
-
-  /** Reports asynchronously whether a path still has a version; undefined stands for a missing file. */
-  async hasVersion(path: UrlPath, version?: Version): Promise<boolean> {
-    const info = await Deno.stat(this.root + path).catch(() => undefined);
-    return info === undefined || version === undefined ? info === version : isSameVersion(versionOf(info), version);
   }
 
   /** Counts bytes that were made from an entry, as long as the entry is cached. */
@@ -1692,15 +1683,13 @@ function createPasswordCheck(credentials: string): (request: Headers) => boolean
 const LIVE_SCRIPT_PATH = "/.live-reload/script.js"; // in a dot-folder, which is not served otherwise
 const LIVE_EVENTS_PATH = "/.live-reload/events";
 const LIVE_CHECK_HEADER = "live-reload-check"; // marks the HEAD request of the script, which counts as a navigation
+const SWEEP_RATIO = 25; // a rest takes 25 times as long as the sweep before, so that sweeps take 4% of a core,
+const LONGEST_REST = 1000; // but at most so many ms
 const SWEEP_WAIT = 200; // ms that a page waits for a sweep
 const SLICE_TIME = 2; // ms of a sweep before yielding to other requests
-const SLOW_LOOK = 0.5; // ms; if a look takes longer, as on a network drive, the sweep goes on asynchronously
-const PARALLEL_LOOKS = 16; // looks at a time in an asynchronous sweep
+const BURST_SWEEPS = 20; // sweeps in a row that find a change before pages reload anyway
+const RETRY_TIME = 1000; // ms until pages connect again after the server has stopped
 const STYLES_LIMIT = 50; // changed stylesheets in an event; more make a plain reload
-const PAGE_START_SIZE = 64 << 10; // bytes of a page in which its head must begin
-
-/** A stylesheet, and the source map that a compiler writes beside it. */
-const STYLESHEET = /\.css(?:\.map)?$/i;
 
 /**
  * The start of a page in front of which nothing may be inserted: byte order mark, comments, doctype, <html> and <head>.
@@ -1708,11 +1697,9 @@ const STYLESHEET = /\.css(?:\.map)?$/i;
  */
 const PAGE_START = (() => {
   const space = String.raw`(?:\s|<!--[^]*?-->|<\?xml[^]*?\?>)*`;
-  const tag = (name: string) => String.raw`(?:<${name}(?:\s(?:"[^"]*"|'[^']*'|[^>"'])*)?>${space})?`;
-  return new RegExp(
-    String.raw`^(?:\xef\xbb\xbf)?${space}(?:<!doctype[^>]*>${space})?${tag("html")}${tag("head")}`,
-    "i",
-  );
+  const attributes = String.raw`(?:\s(?:"[^"]*"|'[^']*'|[^>"'])*)?`;
+  const tags = ["!doctype[^>]*", `html${attributes}`, `head${attributes}`].map((tag) => `(?:<${tag}>${space})?`);
+  return new RegExp(String.raw`^(?:\xef\xbb\xbf)?${space}${tags.join("")}`, "i");
 })();
 
 /** The script in every page. It has a URL because a content-security policy may forbid inline scripts. */
@@ -1736,20 +1723,16 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
   function listen() {
     events?.close();
     if (document.hidden) return;
-    events = new EventSource(new URL("events?" + version, source));
+    events = new EventSource(new URL("events", source));
     events.onmessage = ({ data }) => update(JSON.parse(data));
-    events.onerror = ({ target }) => {
-      if (target.readyState === EventSource.CLOSED) return; // blocked by a policy or a 401: do not retry
-      target.close();
-      setTimeout(listen, 1000);
-    };
   }
 
   function update(change) {
     if (change.version === version) return;
-    if (change.since !== version || !change.styles?.every(isSwappable)) return reload(change.version);
+    const links = change.styles?.map(swappableLinks);
+    if (change.since !== version || !links?.every(({ length }) => length > 0)) return reload(change.version);
     version = change.version;
-    for (const link of change.styles.flatMap(linksTo)) link.href = new URL("?" + version, link.href);
+    for (const link of links.flat()) link.href = new URL("?" + version, link.href);
   }
 
   // Does not reload while the page is missing or empty in the middle of a build.
@@ -1786,27 +1769,24 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
   }
 
   function usesStylesheet(sheet, path) {
-    if (sheet?.href && isAt(sheet.href, path)) return true;
     try {
-      return [...sheet.cssRules].some((rule) =>
+      return isAt(sheet.href, path) || [...sheet.cssRules].some((rule) =>
         "href" in rule && (isAt(rule.href, path, sheet.href ?? location.href) || usesStylesheet(rule.styleSheet, path)));
     } catch {
       return false; // the stylesheet is missing or of another origin
     }
   }
 
-  function linksTo(path) {
-    const links = document.querySelectorAll("link[rel~=stylesheet]");
-    return [...links].filter((link) => isAt(link.href, path) || usesStylesheet(link.sheet, path));
-  }
-
-  // Reports whether only links of the document use a stylesheet, directly or by @import.
-  function isSwappable(path) {
-    const links = linksTo(path);
-    const isOtherUse = (sheet) => usesStylesheet(sheet, path) && !links.includes(sheet.ownerNode);
-    const isLoadedByScript = performance.getEntriesByType("resource").some(({ name, initiatorType }) =>
-      /script|fetch|xmlhttprequest/.test(initiatorType) && isAt(name, path));
-    return links.length > 0 && !isLoadedByScript && !roots(document).some((root) => [...root.styleSheets].some(isOtherUse));
+  // Returns the links that use a stylesheet, directly or by @import; none if anything else uses it, too.
+  function swappableLinks(path) {
+    const links = [...document.querySelectorAll("link[rel~=stylesheet]")]
+      .filter((link) => isAt(link.href, path) || usesStylesheet(link.sheet, path));
+    const isOtherUse = (sheet) => !links.includes(sheet.ownerNode) && usesStylesheet(sheet, path);
+    const isLoadedByScript = ({ name, initiatorType }) =>
+      /script|fetch|xmlhttprequest/.test(initiatorType) && isAt(name, path);
+    const isUsedElsewhere = performance.getEntriesByType("resource").some(isLoadedByScript) ||
+      roots(document).some((root) => [...root.styleSheets].some(isOtherUse));
+    return isUsedElsewhere ? [] : links;
   }
 
   // Returns a document or shadow root, and all that are inside it; closed and foreign ones are not visible.
@@ -1817,14 +1797,11 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 }
 `;
 
-type Listener = ReadableStreamDefaultController<ServerSentEventMessage>;
-
 /** What was found at a known path. */
 interface Outcome {
-  found?: Version & Pick<Entry, "isFile" | "isSettled">; // undefined if the path is missing
-  isListed?: boolean; // whether a listing of it was requested
-  names?: string; // the visible names in a listed folder
-  tag?: string; // the ETag of a file, which stays the same if the file is rewritten with the same bytes
+  metadata: string; // "" if the path is missing
+  content: string; // what pages see: the tag of a file or the names in a folder if `isRead`, else what metadata shows
+  isRead?: boolean; // whether a request read the file or listed the folder
 }
 
 /**
@@ -1835,27 +1812,18 @@ class LiveReload {
   #version: string = crypto.randomUUID(); // changes with every change of a known path
   #announced = this.#version; // the version in the last event
   #known = new Map<UrlPath, Outcome>(); // the path requested last comes last
-  #pending = new Map<UrlPath, Outcome>(); // changed paths, with their outcome before
-  #burstStart = 0; // when the first of the pending changes was noticed
-  #lastChange = 0; // when the last of them happened
-  #listeners = new Set<Listener>();
+  #changed = new Map<UrlPath, Outcome>(); // paths to announce, with their outcome before
+  #listeners = new Set<ReadableStreamDefaultController<ServerSentEventMessage>>();
   #ignored: RegExp[];
-  #lastSweep = Promise.resolve(false);
-  #nextSweep?: Promise<boolean>;
-  #isWatching = false;
-  #wake?: () => void; // ends the rest between two sweeps
+  #sweeping?: Promise<void>; // the sweep that is running
+  #timer?: ReturnType<typeof setTimeout>; // starts the next sweep
 
-  constructor(
-    private readonly files: Files,
-    private readonly encodings: Encodings,
-    private readonly responses: Responses,
-    private readonly options: Pick<Options, "base" | "ignore" | "onReload" | "signal" | "limits">,
-  ) {
+  constructor(private readonly services: Services, private readonly options: Options) {
     this.#ignored = options.ignore.map((glob) => globToRegExp(glob));
     options.signal?.addEventListener("abort", () => {
       for (const listener of this.#listeners) listener.close();
       this.#listeners.clear();
-      this.#wake?.();
+      clearTimeout(this.#timer);
     });
   }
 
@@ -1864,35 +1832,35 @@ class LiveReload {
     return path === LIVE_SCRIPT_PATH || path === LIVE_EVENTS_PATH;
   }
 
-  /** Serves the script, and the events since the version in the query. Returns undefined for other paths. */
-  respond(path: UrlPath, query: string): Response | undefined {
-    if (path === LIVE_EVENTS_PATH) return this.#openEvents(query.slice(1));
+  /** Serves the script and the events. Returns undefined for other paths. */
+  respond(path: UrlPath): Response | undefined {
+    if (path === LIVE_EVENTS_PATH) return this.#openEvents();
     if (path !== LIVE_SCRIPT_PATH) return undefined;
-    const type = "text/javascript; charset=UTF-8";
-    return this.responses.build(LIVE_SCRIPT, { "content-type": type, "content-length": `${LIVE_SCRIPT.length}` });
+    const headers = { "content-type": "text/javascript; charset=UTF-8", "content-length": `${LIVE_SCRIPT.length}` };
+    return this.services.responses.build(LIVE_SCRIPT, headers);
   }
 
-  /** Records what a request found at a path. If the path is known, only a sweep changes its outcome. */
-  record(path: UrlPath, entry: Entry | undefined, isListed = false): void {
+  /** Records what a request found at a path, and the names in a listed folder. Only a sweep changes known outcomes. */
+  record(path: UrlPath, entry: Entry | undefined, names?: () => string): void {
     const key = path.length > 1 && path.endsWith("/") ? path.slice(0, -1) as UrlPath : path;
     if (this.#isIgnored(key)) return;
     const outcome = this.#known.get(key) ?? toOutcome(entry);
-    if (isListed && !outcome.isListed) Object.assign(outcome, { isListed, names: this.files.visibleNames(entry!) });
+    if (names !== undefined && !outcome.isRead) Object.assign(outcome, { content: names(), isRead: true });
     this.#known.delete(key);
     this.#known.set(key, outcome);
     if (this.#known.size > this.options.limits.knownPaths) this.#known.delete(this.#known.keys().next().value!);
   }
 
-  /** Records the tag of a file that is served. */
+  /** Records the tag of a file that is served. It stays the same if the file is rewritten with the same bytes. */
   recordTag({ origin: { entry }, headers }: Representation): void {
     const outcome = entry && this.#known.get(entry.path);
-    if (outcome?.found === undefined || !isSameVersion(outcome.found, entry!)) return;
-    outcome.tag = headers.get("etag")?.replace(/^W\//, "");
+    const content = headers.get("etag")?.replace(/^W\//, "");
+    const isFirst = outcome?.isRead !== true && outcome?.metadata === toOutcome(entry).metadata;
+    if (isFirst && content !== undefined) Object.assign(outcome, { content, isRead: true });
   }
 
   /** Reports whether a glob matches the path, a parent folder, or any name in it. */
   #isIgnored(path: UrlPath): boolean {
-    if (this.#ignored.length === 0) return false;
     const names = path.split("/").slice(1);
     const candidates = names.flatMap((name, index) => [name, names.slice(0, index + 1).join("/")]);
     return this.#ignored.some((glob) => candidates.some((candidate) => glob.test(candidate)));
@@ -1900,10 +1868,8 @@ class LiveReload {
 
   /** Sweeps, and returns the version for a page that is about to be read. */
   async pageVersion(): Promise<string> {
-    let timer;
-    const timeout = new Promise((resolve) => timer = setTimeout(resolve, SWEEP_WAIT));
-    await Promise.race([this.#sweep(), timeout]);
-    clearTimeout(timer);
+    const limit = AbortSignal.timeout(SWEEP_WAIT);
+    await Promise.race([this.#sweep(), new Promise((resolve) => limit.onabort = resolve)]);
     return this.#version;
   }
 
@@ -1921,189 +1887,135 @@ class LiveReload {
     const source = escapeHtml(`${encodePath(this.options.base)}${LIVE_SCRIPT_PATH}?${version}`);
     const standIn = headers.has("accept-ranges") ? "" : " data-stand-in"; // a listing or an error page
     const element = `<script async src="${source}"${standIn}></script>`;
-    const changed = new Response(body.pipeThrough(insertElement(element, type.includes("charset"))), response);
+    const page = insertElement(body, new TextEncoder().encode(element), type.includes("charset"));
+    const changed = new Response(ReadableStream.from(page), response);
     for (const name of ["etag", "last-modified", "accept-ranges", "content-length"]) changed.headers.delete(name);
     changed.headers.set("cache-control", "no-store");
-    this.responses.addCommonHeaders(changed.headers);
+    this.services.responses.addCommonHeaders(changed.headers);
     return changed;
   }
 
-  #openEvents(version: string): Response {
-    let listener: Listener;
+  #openEvents(): Response {
+    let listener: ReadableStreamDefaultController<ServerSentEventMessage>;
     const events = new ReadableStream<ServerSentEventMessage>({
       start: (controller) => {
         if (this.options.signal?.aborted) return controller.close();
         listener = controller;
         this.#listeners.add(listener);
-        // If changes are pending, their event tells a page of an old version what to do. Otherwise it reloads now.
-        if (version !== this.#version && this.#pending.size === 0) listener.enqueue(this.#event());
-        if (!this.#isWatching) this.#watch();
+        // A page of another version reloads. But while changes are pending, their event may spare it that.
+        const data = JSON.stringify({ version: this.#version });
+        if (this.#changed.size === 0) listener.enqueue({ data, retry: RETRY_TIME });
+        if (this.#listeners.size === 1) this.#watch();
       },
       cancel: () => {
         this.#listeners.delete(listener);
-        if (this.#listeners.size === 0) this.#wake?.();
+        if (this.#listeners.size === 0) clearTimeout(this.#timer);
       },
     });
     const headers = { "content-type": "text/event-stream", "cache-control": "no-store" };
-    return this.responses.build(events.pipeThrough(new ServerSentEventStream()), headers);
+    return this.services.responses.build(events.pipeThrough(new ServerSentEventStream()), headers);
   }
 
-  /** Returns the event for the current version; pages of version `since` can swap the stylesheets instead of reloading. */
-  #event(since?: string, styles?: string[]): ServerSentEventMessage {
-    return { data: JSON.stringify({ version: this.#version, since, styles }) };
+  /** Sweeps, and again after a rest while pages listen. Announces changes when a sweep finds no further ones. */
+  async #watch(lastVersion = "", sweeps = 0): Promise<void> {
+    const { sweepRest } = this.options.limits;
+    const start = this.options.now();
+    await this.#sweep();
+    const longRest = Math.min(SWEEP_RATIO * (this.options.now() - start), LONGEST_REST);
+    const version = this.#version;
+    const isPending = this.#changed.size > 0;
+    if (isPending && (version === lastVersion || sweeps === BURST_SWEEPS)) this.#announce();
+    clearTimeout(this.#timer); // the last page may have left and another one come during the sweep
+    if (this.#listeners.size === 0) return;
+    const next = this.#changed.size > 0 ? () => this.#watch(version, sweeps + 1) : () => this.#watch();
+    this.#timer = setTimeout(next, isPending ? sweepRest : Math.max(sweepRest, longRest));
   }
 
-  /** Sweeps until nobody listens any more. */
-  async #watch(): Promise<void> {
-    const { quietTime, burstTime, sweepRest, sweepRatio } = this.options.limits;
-    this.#isWatching = true;
-    while (this.#listeners.size > 0) {
-      const [time, start] = [Date.now(), performance.now()];
-      const isChanged = await this.#sweep();
-      const end = performance.now();
-      const isQuiet = !isChanged && time - this.#lastChange >= quietTime;
-      const isPending = this.#pending.size > 0;
-      if (isPending && (isQuiet || end - this.#burstStart > burstTime)) this.#announce();
-      const rest = isPending ? 0 : Math.max(sweepRest, sweepRatio * (end - start));
-      if (this.#listeners.size > 0) await this.#rest(rest);
-    }
-    this.#isWatching = false;
+  /** Looks at all known paths. Callers share a sweep. */
+  #sweep(): Promise<void> {
+    return this.#sweeping ??= this.#lookAtAll().finally(() => this.#sweeping = undefined);
   }
 
-  async #rest(milliseconds: number): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, milliseconds);
-    this.#wake = resolve;
-    await promise;
-    clearTimeout(timer);
-  }
-
-  /** Looks at all known paths, and returns whether one has changed. Callers share the sweep that begins next. */
-  #sweep(): Promise<boolean> {
-    this.#nextSweep ??= this.#lastSweep.then(() => {
-      this.#nextSweep = undefined;
-      return this.#lastSweep = this.#lookAtAll();
-    });
-    return this.#nextSweep;
-  }
-
-  async #lookAtAll(): Promise<boolean> {
-    const paths = [...this.#known.keys()];
-    let isChanged = false;
+  async #lookAtAll(): Promise<void> {
     let sliceStart = performance.now();
-    for (let index = 0; index < paths.length; index++) {
-      const start = performance.now();
-      if (await this.#update(paths[index]!)) isChanged = true;
-      const end = performance.now();
-      if (end - start > SLOW_LOOK) return await this.#lookInParallel(paths.slice(index + 1)) || isChanged;
-      if (end - sliceStart < SLICE_TIME) continue;
+    for (const [path, before] of [...this.#known]) {
+      this.#update(path, before, await this.#lookAgain(path, before));
+      if (performance.now() - sliceStart < SLICE_TIME) continue;
       await delay(0);
       sliceStart = performance.now();
     }
-    return isChanged;
   }
 
-  async #lookInParallel(paths: UrlPath[]): Promise<boolean> {
-    let isChanged = false;
-    for (let index = 0; index < paths.length; index += PARALLEL_LOOKS) {
-      const batch = paths.slice(index, index + PARALLEL_LOOKS);
-      const areSame = await Promise.all(batch.map((path) => this.files.hasVersion(path, this.#known.get(path)?.found)));
-      for (const path of batch.filter((_, index) => !areSame[index])) {
-        if (await this.#update(path)) isChanged = true;
-      }
-    }
-    return isChanged;
-  }
-
-  /** Looks at a known path and updates its outcome. Returns whether it has changed. */
-  async #update(path: UrlPath): Promise<boolean> {
-    const known = this.#known.get(path);
-    if (known === undefined) return false;
-    const now: Outcome = { isListed: known.isListed };
+  async #lookAgain(path: UrlPath, { metadata, isRead }: Outcome): Promise<Outcome> {
+    const { files, encodings } = this.services;
     try {
-      const entry = this.files.look(path);
-      now.found = toOutcome(entry).found;
-      if (isSameMetadata(known.found, now.found)) return false;
-      if (entry?.isFile && entry.size <= this.options.limits.readSize) {
-        now.tag = (await this.encodings.select(entry, new Headers())).headers.get("etag") ?? undefined;
-      } else if (entry?.isFile === false && known.isListed) now.names = this.files.visibleNames(entry);
+      const entry = files.look(path);
+      const outcome = { ...toOutcome(entry), isRead };
+      if (
+        outcome.metadata === metadata || entry === undefined || !isRead || entry.size > this.options.limits.readSize
+      ) return outcome;
+      if (!entry.isFile) return { ...outcome, content: files.visibleNames(entry) };
+      const { headers } = await encodings.select(entry, new Headers());
+      return { ...outcome, content: headers.get("etag")! };
     } catch {
-      now.found = undefined; // an unreadable path counts as missing
+      return { ...toOutcome(), isRead }; // an unreadable path counts as missing
     }
-    if (this.#known.get(path) !== known) return false; // forgotten meanwhile
-    this.#known.set(path, now);
-    if (looksSame(known, now)) return false;
-    if (this.#pending.size === 0) this.#burstStart = performance.now();
-    if (!this.#pending.has(path)) this.#pending.set(path, known);
-    const { mtime = 0 } = now.found ?? {};
-    const isRecent = mtime <= Date.now() && mtime > Date.now() - this.options.limits.burstTime;
-    this.#lastChange = Math.max(this.#lastChange, isRecent ? mtime : Date.now());
-    this.#version = crypto.randomUUID();
-    return true;
   }
 
-  /** Sends an event for the pending changes, leaving out those that were undone. */
+  #update(path: UrlPath, before: Outcome, outcome: Outcome): void {
+    if (outcome.metadata === before.metadata || this.#known.get(path) !== before) return; // unchanged, or forgotten
+    this.#known.set(path, outcome);
+    if (outcome.content === before.content) return;
+    this.#version = crypto.randomUUID();
+    if (!this.#changed.has(path)) this.#changed.set(path, before);
+  }
+
+  /** Tells pages of the changes, except those that were undone. */
   #announce(): void {
-    const isChanged = ([path, before]: [UrlPath, Outcome]) => !looksSame(before, this.#known.get(path) ?? {});
-    const paths = [...this.#pending].filter(isChanged).map(([path]) => path);
-    this.#pending.clear();
-    const sheets = paths.filter((path) => !path.endsWith(".map"));
-    const isSwap = paths.every((path) => STYLESHEET.test(path)) && sheets.length <= STYLES_LIMIT;
-    const event = this.#event(this.#announced, isSwap ? sheets.map((path) => this.options.base + path) : undefined);
+    const isChanged = (path: UrlPath) => this.#changed.get(path)!.content !== this.#known.get(path)?.content;
+    const paths = [...this.#changed.keys()].filter(isChanged);
+    const sheets = paths.filter((path) => !/\.css\.map$/i.test(path)); // pages need no source maps
+    const isSwap = sheets.every((path) => /\.css$/i.test(path)) && sheets.length <= STYLES_LIMIT;
+    const styles = isSwap ? sheets.map((path) => this.options.base + path) : undefined;
+    const data = JSON.stringify({ version: this.#version, since: this.#announced, styles });
+    for (const listener of this.#listeners) listener.enqueue({ data });
     this.#announced = this.#version;
-    for (const listener of this.#listeners) listener.enqueue(event);
+    this.#changed.clear();
     const [first, ...more] = paths;
     if (first === undefined || this.#listeners.size === 0) return;
     this.options.onReload?.(`changed: ${toAscii(first.slice(1))}${more.length > 0 ? ` and ${more.length} more` : ""}`);
   }
 }
 
+/** Returns what the metadata of an entry shows. A slash keeps it apart from tags and names. */
 function toOutcome(entry?: Entry): Outcome {
-  if (entry === undefined) return {};
-  const { size, mtime, ctime, inode, device, isFile, isSettled } = entry;
-  return { found: { size, mtime, ctime, inode, device, isFile, isSettled } };
+  if (entry === undefined) return { metadata: "", content: "/missing" };
+  const { isFile, isSettled, size, mtime, ctime, inode, device } = entry;
+  const version = [size, mtime, ctime, inode, device].join("/");
+  // When a file has settled, its metadata differs, so that its bytes are compared once more.
+  return { metadata: `${version}/${isFile}/${isSettled}`, content: isFile ? version : "/folder" };
 }
 
-/** Reports whether the metadata rules out a change. If a file has settled meanwhile, its bytes are compared once more. */
-function isSameMetadata(one: Outcome["found"], other: Outcome["found"]): boolean {
-  if (one === undefined || other === undefined) return one === other;
-  return isSameVersion(one, other) && one.isFile === other.isFile && one.isSettled === other.isSettled;
-}
-
-/** Reports whether two outcomes look the same to a page: both missing, equal bytes, or folders with equal visible names. */
-function looksSame(one: Outcome, other: Outcome): boolean {
-  if (one.found === undefined || other.found === undefined) return one.found === other.found;
-  if (one.found.isFile !== other.found.isFile) return false;
-  if (!one.found.isFile) return one.names === other.names;
-  const hasTags = one.tag !== undefined && other.tag !== undefined;
-  return hasTags ? one.tag === other.tag : isSameVersion(one.found, other.found);
-}
-
-/** Inserts an element near the beginning of a page, which must be in the first chunk; UTF-16 pages stay unchanged. */
-function insertElement(element: string, hasCharset: boolean): TransformStream<Bytes, Bytes> {
-  let isInserted = false;
-  return new TransformStream({
-    transform(chunk, controller) {
-      const position = isInserted || isUtf16(chunk) ? 0 : scriptPosition(chunk, hasCharset);
-      if (position > 0) controller.enqueue(chunk.slice(0, position));
-      if (!isInserted && !isUtf16(chunk)) controller.enqueue(new TextEncoder().encode(element));
-      isInserted = true;
-      if (position < chunk.length) controller.enqueue(chunk.slice(position));
-    },
-    flush(controller) { // an empty page
-      if (!isInserted) controller.enqueue(new TextEncoder().encode(element));
-    },
-  });
+/** Inserts an element near the beginning of a page, which must be in the first chunk. UTF-16 pages stay unchanged. */
+async function* insertElement(page: ReadableStream<Bytes>, element: Bytes, hasCharset: boolean): AsyncGenerator<Bytes> {
+  let isStart = true;
+  for await (const chunk of page) {
+    const position = isStart && !isUtf16(chunk) ? scriptPosition(chunk, hasCharset) : undefined;
+    yield chunk.slice(0, position);
+    if (position !== undefined) yield* [element, chunk.slice(position)];
+    isStart = false;
+  }
+  if (isStart) yield element; // an empty page
 }
 
 /** Returns the position of the script in a page, counted in bytes. */
 function scriptPosition(start: Bytes, hasCharset: boolean): number {
-  const text = new TextDecoder("latin1").decode(start.subarray(0, PAGE_START_SIZE)); // one character per byte
+  const text = new TextDecoder("latin1").decode(start); // one character per byte
   const { length } = PAGE_START.exec(text)![0];
   if (hasCharset) return length;
   // The page's own declaration must stay within its first 1,024 bytes.
-  const withoutComments = text.replace(/<!--[^]*?-->/g, (comment) => " ".repeat(comment.length));
-  const meta = /<meta\s[^>]*charset[^>]*>/i.exec(withoutComments.slice(0, SNIFFED_SIZE));
+  const withoutComments = text.slice(0, SNIFFED_SIZE).replace(/<!--.*?(?:-->|$)/gs, ({ length }) => " ".repeat(length));
+  const meta = /<meta\s[^>]*charset[^>]*>/i.exec(withoutComments);
   return Math.max(length, meta === null ? 0 : meta.index + meta[0].length);
 }
 

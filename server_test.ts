@@ -251,7 +251,7 @@ function startLive(site: Site, { limits, ...options }: TestOptions = {}) {
   const stop = new AbortController();
   const handler = handlerFor({
     ...{ root: site.root, live: true, signal: stop.signal, ...options },
-    limits: { sweepRest: 10, sweepRatio: 1, ...limits },
+    limits: { sweepRest: 10, ...limits },
   });
   return { handler, stop, [Symbol.dispose]: () => stop.abort() };
 }
@@ -271,19 +271,22 @@ interface Change {
   styles?: string[];
 }
 
-/** Opens an event stream that reports changes since a version. */
+/** Opens an event stream for a page of a version. */
 async function listen(handler: Handler, version: string) {
-  const response = await handler(new Request(`http://localhost/.live-reload/events?${version}`));
+  const response = await handler(new Request("http://localhost/.live-reload/events"));
   assertEquals([response.status, response.headers.get("content-type")], [200, "text/event-stream"]);
   assertEquals(response.headers.get("cache-control"), "no-store");
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   return {
-    /** Returns the next change, or undefined at the end of the stream. */
+    /** Returns the next event about another version than the page's, or undefined at the end of the stream. */
     async next(): Promise<Change | undefined> {
-      const { value, done } = await within(reader.read(), "a live-reload event");
-      if (done) return undefined;
-      const [, data] = /^data:(.*)\n\n$/.exec(value) ?? fail(value);
-      return JSON.parse(data!);
+      for (;;) {
+        const { value, done } = await within(reader.read(), "a live-reload event");
+        if (done) return undefined;
+        const [, data] = /^data:(.*)\n(?:retry:1000\n)?\n$/.exec(value) ?? fail(value);
+        const change: Change = JSON.parse(data!);
+        if (change.version !== version) return change;
+      }
     },
     cancel: () => reader.cancel(),
   };
@@ -4531,9 +4534,10 @@ Deno.test("handler() reports at once to a page of an old version, and not to a p
   const [outdated, upToDate] = [await listen(live.handler, old), await listen(live.handler, current)];
   const event = await outdated.next(); // about the change that nobody was told of
   assertEquals([event?.since, event?.version, event?.styles], [old, current, ["/a.css"]]);
-  assertEquals((await upToDate.next())?.version, current); // its page ignores it
   const later = await listen(live.handler, old);
   assertEquals([(await later.next())?.since], [undefined]); // reloads
+  site.write({ "a.css": "changed again" });
+  assertEquals((await upToDate.next())?.since, current); // it was told of nothing before
 
   using restarted = startLive(site);
   assertEquals((await (await listen(restarted.handler, current)).next())?.since, undefined);
@@ -4555,7 +4559,7 @@ Deno.test("handler() notices a change that another request sees first, and one d
 
 Deno.test("handler() reports changes although another file changes all the time", async () => {
   await using site = await Site.lay({ "index.html": "<p>page", "busy.log": "" });
-  using live = startLive(site, { limits: { burstTime: 300 } });
+  using live = startLive(site);
   const page = await openPage(live, "/", ["/busy.log"]);
   let isDone = false;
   const writer = (async () => {
@@ -4570,35 +4574,43 @@ Deno.test("handler() reports changes although another file changes all the time"
   assertEquals(event?.since, page.version);
 });
 
-Deno.test("handler() notices changes on a slow disk soon, without blocking", async () => {
-  const names = Array.from({ length: 200 }, (_, index) => `${index}.txt`);
-  await using site = await Site.lay({
-    "index.html": "<p>page",
-    ...Object.fromEntries(names.map((name) => [name, ""])),
+/** Calls a function with the number of the look, from 1, before each look at a file. */
+function beforeLooks(file: string, fn: (count: number) => void): Disposable {
+  const { statSync } = Deno;
+  let count = 0;
+  Deno.statSync = (path) => {
+    if (join(`${path}`) === file) fn(++count);
+    return statSync(path);
+  };
+  return { [Symbol.dispose]: () => Deno.statSync = statSync };
+}
+
+/** Records the delays of all timers from now on. */
+function recordDelays() {
+  const { setTimeout } = globalThis;
+  const delays: number[] = [];
+  Object.assign(globalThis, {
+    setTimeout: (callback: () => void, delay = 0) => (delays.push(delay), setTimeout(callback, delay)),
   });
-  using live = startLive(site);
-  const page = await openPage(live, "/", names.map((name) => `/${name}`));
-  const { statSync, stat } = Deno;
-  let [blocking, parallel, most] = [0, 0, 0];
-  try {
-    Deno.statSync = (path) => {
-      blocking++;
-      for (const start = performance.now(); performance.now() - start < 5;);
-      return statSync(path);
-    };
-    Deno.stat = async (path) => {
-      most = Math.max(most, ++parallel);
-      await new Promise((resolve) => setTimeout(resolve, 5));
-      parallel--;
-      return await stat(path);
-    };
-    site.write({ "150.txt": "changed" });
+  return { delays, [Symbol.dispose]: () => Object.assign(globalThis, { setTimeout }) };
+}
+
+Deno.test("handler() rests between two sweeps, 25 times as long as they take, but at most a second", async (t) => {
+  const rows: [lookTime: number, rest: number][] = [[0, 100], [3, 100], [8, 200], [100, 1000]];
+  await each(t, rows, ([lookTime]) => `${lookTime} ms for a look`, async ([lookTime, rest]) => {
+    await using site = await Site.lay({ "index.html": "<p>page" });
+    let time = later();
+    using live = startLive(site, { now: () => time, limits: { sweepRest: 100 } });
+    using timers = recordDelays();
+    const page = await openPage(live);
+    using _ = beforeLooks(site.file("index.html"), () => time += lookTime); // the clock stands still otherwise
+    const rests = () => timers.delays.filter((delay) => delay >= 100 && delay <= 1000);
+    await until(() => rests().length >= 2, "two sweeps");
+    assertEquals(rests()[1], rest);
+    site.write({ "index.html": "<p>changed" });
     assertEquals((await page.next())?.since, page.version);
-    assert(blocking < 100, `${blocking} blocking looks`);
-    assertEquals(most, 16);
-  } finally {
-    Object.assign(Deno, { statSync, stat });
-  }
+    assertEquals(rests().at(-1), 100); // while pages wait for an event
+  });
 });
 
 Deno.test("handler() forgets the oldest paths beyond a limit", async () => {
@@ -4610,7 +4622,7 @@ Deno.test("handler() forgets the oldest paths beyond a limit", async () => {
   const { statSync } = Deno;
   const seen = new Set<string>();
   try {
-    Deno.statSync = (path) => (seen.add(String(path)), statSync(path));
+    Deno.statSync = (path) => (seen.add(join(`${path}`)), statSync(path));
     site.write({ "index.html": "<p>changed" });
     assertEquals((await page.next())?.since, page.version);
     assert(seen.has(site.file("index.html")));
@@ -5174,7 +5186,7 @@ Deno.test({
     versionIn(await (await fetch(server.url, { headers: { ...headers, accept: "text/html" } })).text());
     const events = await fetch(`${server.url}.live-reload/events`, { headers });
     server.signal("SIGINT");
-    assertMatch(await within(events.text(), "the end of the event stream"), /^data:.*\n\n$/);
+    assertMatch(await within(events.text(), "the end of the event stream"), /^data:.*\nretry:1000\n\n$/);
     const { code, stdout, stderr } = await server.finish();
     assertEquals([code, stderr], [0, ""]);
     assertStringIncludes(
