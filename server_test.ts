@@ -4334,15 +4334,15 @@ Deno.test("handler() inserts the script where nothing in the page can disable it
     const { text } = await get(live.handler, "/latin", NAVIGATION);
     assert(text.startsWith(`${start}<script async `), text);
   });
-  await t.step("UTF-16", async () => {
-    const bytes = new Uint8Array([
-      0xff,
-      0xfe,
-      ...new Uint8Array(new Uint16Array([..."<p>x"].map((c) => c.charCodeAt(0))).buffer),
-    ]);
-    site.write({ "utf16.html": bytes });
-    const response = await live.handler(new Request("http://localhost/utf16", { headers: NAVIGATION }));
-    assertEquals(await response.bytes(), bytes);
+  await t.step("nowhere in UTF-16", async () => {
+    for (const isLittleEndian of [true, false]) {
+      const text = "\ufeff<!doctype html><meta charset=utf-16><p>x";
+      const view = new DataView(new ArrayBuffer(2 * text.length));
+      for (let i = 0; i < text.length; i++) view.setUint16(2 * i, text.charCodeAt(i), isLittleEndian);
+      site.write({ "utf16.html": new Uint8Array(view.buffer) });
+      const response = await live.handler(new Request("http://localhost/utf16", { headers: NAVIGATION }));
+      assertEquals(await response.bytes(), new Uint8Array(view.buffer), `little-endian: ${isLittleEndian}`);
+    }
   });
 });
 
@@ -4401,7 +4401,7 @@ Deno.test("handler() serves the script from its own path, only with live reload"
 });
 
 /** Opens a page and what it uses, and listens for changes. */
-async function openPage({ handler }: ReturnType<typeof startLive>, path = "/", uses: string[] = []) {
+async function openPage({ handler }: { handler: Handler }, path = "/", uses: string[] = []) {
   const version = versionIn((await get(handler, path, NAVIGATION)).text);
   for (const path of uses) await get(handler, path);
   return { version, ...await listen(handler, version) };
@@ -4504,6 +4504,17 @@ Deno.test("handler() reports changed stylesheets with their decoded paths, but n
   assertEquals([typeof event?.version, event?.styles], ["string", undefined]);
 });
 
+Deno.test("handler() reports 3,000 changed stylesheets in one short event", async () => {
+  const names = Array.from({ length: 3000 }, (_, index) => `${index}.css`);
+  await using site = await Site.lay({ "index.html": "<p>" });
+  using live = startLive(site);
+  const page = await openPage(live, "/", names.map((name) => `/${name}`)); // still missing, to save time
+  for (const name of names) Deno.writeTextFileSync(site.file(name), "");
+  const event = await page.next();
+  const version = versionIn((await get(live.handler, "/", NAVIGATION)).text);
+  assertEquals(event, { version, since: page.version });
+});
+
 Deno.test("handler() does not report changes of files given in ignore", async () => {
   await using site = await Site.lay({
     "index.html": "<p>",
@@ -4557,23 +4568,6 @@ Deno.test("handler() notices a change that another request sees first, and one d
   assertEquals((await events.next())?.styles, undefined);
 });
 
-Deno.test("handler() reports changes although another file changes all the time", async () => {
-  await using site = await Site.lay({ "index.html": "<p>page", "busy.log": "" });
-  using live = startLive(site);
-  const page = await openPage(live, "/", ["/busy.log"]);
-  let isDone = false;
-  const writer = (async () => {
-    for (let count = 0; !isDone; count++) {
-      site.write({ "busy.log": `${count}` });
-      await new Promise((resolve) => setTimeout(resolve));
-    }
-  })();
-  const event = await page.next();
-  isDone = true;
-  await writer;
-  assertEquals(event?.since, page.version);
-});
-
 /** Calls a function with the number of the look, from 1, before each look at a file. */
 function beforeLooks(file: string, fn: (count: number) => void): Disposable {
   const { statSync } = Deno;
@@ -4594,6 +4588,63 @@ function recordDelays() {
   });
   return { delays, [Symbol.dispose]: () => Object.assign(globalThis, { setTimeout }) };
 }
+
+Deno.test("handler() notices a change that another request reads while it is written", async () => {
+  await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "one" });
+  using live = startLive(site, { now: Date.now }); // the file is too new for the cache
+  const page = await openPage(live, "/", ["/a.txt"]);
+  const { readSync } = Deno.FsFile.prototype;
+  try {
+    Deno.FsFile.prototype.readSync = function (buffer) {
+      site.write({ "a.txt": "two" }); // in place, after it was opened
+      return readSync.call(this, buffer);
+    };
+    assertEquals((await get(live.handler, "/a.txt")).text, "two");
+  } finally {
+    Deno.FsFile.prototype.readSync = readSync;
+  }
+  assertEquals((await page.next())?.since, page.version);
+});
+
+Deno.test("handler() reports changes at the end of the first sweep that finds no other", async (t) => {
+  await t.step("while a page listens", async () => {
+    await using site = await Site.lay({ "index.html": "<p>page", "a.js": "" });
+    using live = startLive(site);
+    const page = await openPage(live, "/", ["/a.js"]);
+    let looks = 0;
+    using _ = beforeLooks(site.file("index.html"), (count) => { // a.js is looked at later in the same sweep
+      looks = count;
+      if (count <= 5) site.write({ "a.js": `${count}` });
+    });
+    assertEquals((await page.next())?.since, page.version);
+    assertEquals(looks, 6);
+  });
+  await t.step("that the request for a page noticed", async () => {
+    await using site = await Site.lay({ "index.html": "<p>page" });
+    using live = startLive(site);
+    const old = versionIn((await get(live.handler, "/", NAVIGATION)).text);
+    site.write({ "index.html": "<p>changed" });
+    assert(versionIn((await get(live.handler, "/", NAVIGATION)).text) !== old);
+    let looks = 0;
+    using _ = beforeLooks(site.file("index.html"), (count) => looks = count);
+    assertEquals((await (await listen(live.handler, old)).next())?.since, old);
+    assertEquals(looks, 2); // the first may follow the change at once
+  });
+  await t.step("or after twenty sweeps that found other changes", async () => {
+    await using site = await Site.lay({ "index.html": "<p>page", "busy.log": "" });
+    using live = startLive(site);
+    const page = await openPage(live, "/", ["/busy.log"]);
+    let looks = 0;
+    using _ = beforeLooks(site.file("index.html"), (count) => {
+      looks = count;
+      site.write({ "busy.log": `${count}` });
+    });
+    assertEquals((await page.next())?.since, page.version);
+    assertEquals(looks, 21);
+    await page.next();
+    assertEquals(looks, 42); // counts anew
+  });
+});
 
 Deno.test("handler() rests between two sweeps, 25 times as long as they take, but at most a second", async (t) => {
   const rows: [lookTime: number, rest: number][] = [[0, 100], [3, 100], [8, 200], [100, 1000]];
@@ -5198,18 +5249,30 @@ Deno.test({
 });
 
 Deno.test({
-  name: "main() stops even if a FIFO was created in the folder, with --live",
+  name: "main() reports changes after a FIFO appeared and the root was replaced, and stops, with --live",
   ignore: !isLinux,
   async fn() {
-    await using site = await Site.lay({ "index.html": "<p>page" });
-    await using server = await Served.start(["--port", "0", "--live", site.root]);
-    const events = await fetch(`${server.url}.live-reload/events`);
-    await new Deno.Command("mkfifo", { args: [site.file("fifo")] }).output();
-    const { status, body } = await fetch(`${server.url}fifo`);
-    await body?.cancel();
-    assertEquals(status, 404);
-    server.signal("SIGINT");
-    await within(events.text(), "the end of the event stream");
+    await using site = await Site.lay({ "root/index.html": "<p>page", "root/list/a.txt": "" });
+    await using server = await Served.start(["--port", "0", "--live", site.file("root")]);
+    const handler: Handler = ({ url, method, headers }) =>
+      fetch(url.replace("http://localhost/", server.url), { method, headers });
+    let page = await openPage({ handler }, "/", ["/list/", "/list/fifo"]);
+    const change = async (fn: () => unknown) => {
+      await fn();
+      assertEquals((await page.next())?.since, page.version);
+      await page.cancel();
+      page = await openPage({ handler }, "/", ["/list/", "/list/fifo"]);
+    };
+    await new Deno.Command("mkfifo", { args: [site.file("root/list/fifo")] }).output();
+    await change(() => site.write({ "root/index.html": "<p>with a FIFO" }));
+    await change(async () => {
+      await Deno.remove(site.file("root"), { recursive: true });
+      site.write({ "root/index.html": "<p>new root", "root/list/b.txt": "" });
+    });
+    await change(() => site.write({ "root/index.html": "<p>changed" }));
+    await change(() => site.write({ "root/list/c.txt": "" }));
+    server.signal("SIGTERM");
+    assertEquals(await page.next(), undefined);
     assertEquals((await server.finish()).code, 0);
   },
 });
