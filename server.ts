@@ -176,7 +176,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       if (response.status >= 500) logError(`${request.method} ${displayTarget(target)}: ${errorMessage(error)}`);
     }
     if (version !== undefined) response = live!.insertScript(response, version);
-    if (log !== undefined && !live?.isOwn(target.path)) {
+    if (log !== undefined && !live?.isOwn(request, target.path)) {
       log(logLine(request, response, { info, target, start, end: now(), format }));
     }
     return request.method === "HEAD" ? withoutBody(response) : response;
@@ -1827,9 +1827,9 @@ class LiveReload {
     });
   }
 
-  /** Reports whether a path belongs to live reload. */
-  isOwn(path?: UrlPath): boolean {
-    return path === LIVE_SCRIPT_PATH || path === LIVE_EVENTS_PATH;
+  /** Reports whether a request is for the script or by it. Such requests are not logged. */
+  isOwn({ headers }: Request, path?: UrlPath): boolean {
+    return path === LIVE_SCRIPT_PATH || path === LIVE_EVENTS_PATH || headers.has(LIVE_CHECK_HEADER);
   }
 
   /** Serves the script and the events. Returns undefined for other paths. */

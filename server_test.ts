@@ -4400,6 +4400,23 @@ Deno.test("handler() serves the script from its own path, only with live reload"
   assertEquals([refused.status, refused.text.includes("live-reload")], [401, false]);
 });
 
+Deno.test("handler() leaves the requests of live reload out of the log", async () => {
+  await using site = await Site.lay({ "index.html": "<p>page" });
+  const lines: string[] = [];
+  using live = startLive(site, { base: "/docs", log: (line) => lines.push(line) });
+  const check = { method: "HEAD", headers: { "live-reload-check": "1" } };
+  assertEquals((await fetchFrom(live.handler, "/docs/", check)).status, 200);
+  for (const name of ["script.js?version", "events"]) {
+    await fetchFrom(live.handler, `/docs/.live-reload/${name}`, { method: "HEAD" });
+  }
+  assertEquals(lines, []);
+  for (const path of ["/docs/", "/.live-reload/events"]) await fetchFrom(live.handler, path, { method: "HEAD" });
+  assertEquals(lines.map((line) => line.split(" ").slice(2, 5).join(" ")), [
+    "HEAD /docs/ 200",
+    "HEAD /.live-reload/events 404",
+  ]);
+});
+
 /** Opens a page and what it uses, and listens for changes. */
 async function openPage({ handler }: { handler: Handler }, path = "/", uses: string[] = []) {
   const version = versionIn((await get(handler, path, NAVIGATION)).text);
