@@ -391,7 +391,6 @@ interface Place {
   readonly path: UrlPath; // no trailing slash, except for the root itself
   readonly file: DiskPath; // the file of that name under the root, links not resolved
   readonly realPath: DiskPath; // `file` with all links resolved
-  readonly isTopLevel: boolean; // directly in the root: no parent folder can be exchanged for a link
 }
 
 /**
@@ -420,13 +419,16 @@ const ENTRY_SIZE = 1 << 10; // bytes of an entry in memory
 /** Names of devices, which Windows has in every folder, with any extension. */
 const DEVICE = /\/(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[\d¹²³])[ .]*(?:[.:][^/]*)?(?:\/|$)/i;
 
+let loadedFs: typeof import("node:fs") | undefined;
+const fs = () => loadedFs ??= globalThis.process.getBuiltinModule("node:fs"); // takes 15 ms to load
+
 /** All access to the served folder: lookup, change detection, contents and content types. */
 class Files {
   readonly root: DiskPath;
   #options: Pick<Options, "dotfiles" | "symlinks" | "now">;
   #entries: LruCache<Entry>;
   #types = new Map<string, string | null>();
-  #existsSync?: (file: string) => boolean;
+  #realRoot?: DiskPath; // the root with all links resolved, when it was last needed
 
   /** Throws NotFound if the root does not exist. */
   constructor(options: Pick<Options, "root" | "dotfiles" | "symlinks" | "now" | "limits">) {
@@ -457,22 +459,29 @@ class Files {
   }
 
   #find(path: UrlPath): Entry | undefined {
-    const file = this.root + path as DiskPath; // the path is normalized, and Windows accepts slashes
     if (this.#isMissing(path)) return undefined;
+    if (!this.#options.dotfiles && this.#hasShortName(path)) return undefined;
+    const file = this.root + path as DiskPath; // the path is normalized, and Windows accepts slashes
+    const plainPath = this.#realRoot + path.replaceAll("/", SEPARATOR) as DiskPath;
+    const realPath = Deno.realPathSync(file) === plainPath ? plainPath : this.#resolve(path);
+    if (realPath === undefined) return undefined;
+    const info = Deno.statSync(realPath);
+    // Opening a FIFO blocks until it has a writer, and reading a device may never end.
+    if (!info.isFile && !info.isDirectory) return undefined;
+    return this.#describe({ path, file, realPath }, info);
+  }
+
+  /** Returns the real path of a path that contains links or other spellings, unless it is outside the root or hidden. */
+  #resolve(path: UrlPath): DiskPath | undefined {
     // A deployment may switch a root that is a link: resolve it once, so that a switch can't mix two targets.
     const realRoot = Deno.realPathSync(this.root) as DiskPath;
     if (realRoot !== this.root) checkPermission(realRoot);
+    this.#realRoot = realRoot;
     const realPath = Deno.realPathSync(realRoot + path) as DiskPath;
     const isOutside = !isInside(realRoot, realPath);
     if (isOutside && !this.#options.symlinks) return undefined;
     if (isOutside) checkPermission(realPath);
-    if (!this.#options.dotfiles && (this.#hasShortName(path) || isAlias({ path, realPath }, realRoot))) {
-      return undefined;
-    }
-    const info = Deno.statSync(realPath);
-    // Opening a FIFO blocks until it has a writer, and reading a device may never end.
-    if (!info.isFile && !info.isDirectory) return undefined;
-    return this.#describe({ path, file, realPath, isTopLevel: dirname(realPath) === realRoot }, info);
+    return this.#options.dotfiles || !isAlias({ path, realPath }, realRoot) ? realPath : undefined;
   }
 
   /** Reports whether a path contains a name such as `GIT~1` that is not in its folder: on FAT it may mean `.git`. */
@@ -485,12 +494,12 @@ class Files {
     });
   }
 
-  #describe({ path, file, realPath, isTopLevel }: Place, info: Deno.FileInfo): Entry {
+  #describe({ path, file, realPath }: Place, info: Deno.FileInfo): Entry {
     const version = versionOf(info);
     const time = this.#options.now();
     const hasUsableDate = version.mtime > 0 && version.mtime <= time; // a date in the future is meaningless
     return {
-      ...{ path, file, realPath, isTopLevel, ...version, isFile: info.isFile, hasUsableDate },
+      ...{ path, file, realPath, ...version, isFile: info.isFile, hasUsableDate },
       isSettled: time - Math.max(version.ctime, hasUsableDate ? version.mtime : 0) > SETTLING_TIME,
       representations: new Map(),
       resolvedAt: 0,
@@ -504,7 +513,7 @@ class Files {
       if (!isSameVersion(versionOf(Deno.statSync(entry.file)), entry)) return false;
       // A parent folder may have become a link to the outside. This check is expensive: at most once per millisecond.
       const time = this.#options.now();
-      if (entry.isTopLevel || entry.resolvedAt >= time) return true;
+      if (entry.resolvedAt >= time) return true;
       entry.resolvedAt = time;
       return this.#isInPlace(entry);
     } catch {
@@ -540,8 +549,7 @@ class Files {
   }
 
   #exists(path: UrlPath): boolean {
-    this.#existsSync ??= globalThis.process.getBuiltinModule("node:fs").existsSync; // takes 15 ms to load
-    return this.#existsSync(this.root + path);
+    return fs().existsSync(this.root + path);
   }
 
   /**
@@ -584,6 +592,26 @@ class Files {
       file?.close();
       if (statusOf(error) !== 404) throw error;
       return undefined;
+    }
+  }
+
+  /**
+   * Reads a small file if it still is the version of its entry. This takes a fraction of the time of `open`, which waits for
+   * another thread.
+   */
+  readNow(entry: Entry): Bytes | undefined {
+    if (entry.size > SYNC_SIZE) return undefined;
+    const { openSync, readSync, fstatSync, closeSync, constants } = fs();
+    const bytes = new Uint8Array(entry.size);
+    let file: number | undefined;
+    try {
+      file = openSync(entry.realPath, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)); // if a FIFO replaced the file
+      const length = readSync(file, bytes, 0, entry.size, null);
+      return length === entry.size && isSameVersion(versionOf(fstatSync(file)), entry) ? bytes : undefined;
+    } catch {
+      return undefined; // `open` reports why
+    } finally {
+      if (file !== undefined) closeSync(file);
     }
   }
 
@@ -709,7 +737,9 @@ function toUrlPath(file: DiskPath, folder: DiskPath): UrlPath {
   return normalize(`/${file.slice(folder.length).replaceAll(SEPARATOR, "/")}`) as UrlPath;
 }
 
-function versionOf({ size, mtime, ctime, ino, dev }: Deno.FileInfo): Version {
+function versionOf(
+  { size, mtime, ctime, ino, dev }: Pick<Deno.FileInfo, "size" | "mtime" | "ctime" | "ino" | "dev">,
+): Version {
   // Times that no Date can express are NaN.
   return { size, mtime: mtime?.getTime() || 0, ctime: ctime?.getTime() || 0, inode: ino ?? 0, device: dev };
 }
@@ -995,7 +1025,7 @@ class Encodings {
   async reload({ origin, headers, status }: Representation, opened: Opened): Promise<Representation> {
     const { encoding, stream } = origin;
     const form = encoding && !stream ? { encoding, type: headers.get("content-type")! } : undefined;
-    const plain = await this.#describe(opened, form);
+    const plain = await this.#read(opened, form);
     const newer = stream === undefined ? plain : await this.#compress(plain, encoding!);
     return status === 200 ? newer : await newer.withStatus(status);
   }
@@ -1023,16 +1053,22 @@ class Encodings {
   }
 
   async #load(entry: Entry, form?: Precompressed): Promise<Representation> {
+    const bytes = this.files.readNow(entry);
+    if (bytes !== undefined) return await this.#describe(entry, bytes, form);
     const opened = await this.files.open(entry);
     using _ = opened.file; // closes it
-    return await this.#describe(opened, form);
+    return await this.#read(opened, form);
   }
 
-  /** Makes the representation of an open file, with its body in memory unless the file is large. */
-  async #describe(opened: Opened, form?: Precompressed): Promise<Representation> {
+  async #read(opened: Opened, form?: Precompressed): Promise<Representation> {
     const { readSize } = this.options.limits;
-    const isLarge = opened.entry.size > readSize;
-    const { entry, bytes } = await this.files.read(opened, isLarge ? SNIFFED_SIZE : readSize);
+    const { entry, bytes } = await this.files.read(opened, opened.entry.size > readSize ? SNIFFED_SIZE : readSize);
+    return await this.#describe(entry, bytes, form);
+  }
+
+  /** Makes the representation of a file. Its body is in memory unless the file is large, and `bytes` only its start. */
+  async #describe(entry: Entry, bytes: Bytes, form?: Precompressed): Promise<Representation> {
+    const isLarge = entry.size > bytes.length;
     const type = form?.type ?? await this.files.typeOf(entry, bytes);
     const headers = new Headers({ "content-type": type, "content-length": `${entry.size}` });
     setValidators(headers, entry, isLarge ? undefined : bytes);

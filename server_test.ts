@@ -1417,7 +1417,7 @@ Deno.test({
   name: "handler() keeps responding if a FIFO replaces a file while it is opened",
   ignore: !isLinux || isOldDeno, // opening a FIFO blocks Deno 2.5
   async fn() {
-    await using site = await Site.lay({ "a.txt": "a", "b.txt": "b" });
+    await using site = await Site.lay({ "a.txt": "a".repeat(100_000), "b.txt": "b" });
     assert((await new Deno.Command("mkfifo", { args: [site.file("fifo")] }).output()).success);
     const handler = createHandler({ root: site.root });
     const { open } = Deno;
@@ -1438,6 +1438,33 @@ Deno.test({
       assertEquals((await first).status, 404);
     } finally {
       Deno.open = open;
+    }
+  },
+});
+
+Deno.test({
+  name: "handler() does not wait for a FIFO that replaces a small file while it is opened",
+  ignore: !isLinux || isOldDeno, // opening a FIFO blocks Deno 2.5
+  async fn() {
+    await using site = await Site.lay({ "a.txt": "a" });
+    assert((await new Deno.Command("mkfifo", { args: [site.file("fifo")] }).output()).success);
+    const handler = createHandler({ root: site.root });
+    const fs = process.getBuiltinModule("node:fs");
+    const { openSync } = fs;
+    let isReplaced = false;
+    try {
+      fs.openSync = (...args) => { // between stat() and open()
+        if (!isReplaced) Deno.renameSync(site.file("fifo"), site.file("a.txt"));
+        isReplaced = true;
+        return openSync(...args);
+      };
+      const response = get(handler, "/a.txt");
+      // If `open` is called as well, it waits for a writer.
+      const unblock = async () => void await Deno.writeTextFile(site.file("a.txt"), "", { create: false });
+      await within(Promise.all([unblock(), response]), "a response");
+      assertEquals([(await response).status, isReplaced], [404, true]);
+    } finally {
+      fs.openSync = openSync;
     }
   },
 });
@@ -1660,22 +1687,37 @@ Deno.test({
     site.write({ "two/b.bin": "2".repeat(2 << 20) });
     const handler = handlerFor({ root: site.root });
     const rename = (from: string, to: string) => Deno.renameSync(site.file(from), site.file(to));
+    const fs = process.getBuiltinModule("node:fs");
+    const { openSync } = fs;
     const { open } = Deno;
     for (const [path, range] of [["/one/a.txt", "bytes=0-"], ["/one/b.bin", "bytes=7-9"]] as const) {
       await get(handler, "/one/b.bin", { range: "bytes=0-0" }); // caches the entry
       try {
-        Deno.open = async (path, options) => { // swap the folders, open, swap back
-          Deno.open = open;
+        const swap = () => {
+          [Deno.open, fs.openSync] = [open, openSync];
           rename("one", "three");
           rename("two", "one");
-          const file = await open(path, options);
+        };
+        const swapBack = () => {
           rename("one", "two");
           rename("three", "one");
+        };
+        Deno.open = async (path, options) => {
+          swap();
+          const file = await open(path, options);
+          swapBack();
+          return file;
+        };
+        fs.openSync = (...args) => {
+          swap();
+          const file = openSync(...args);
+          swapBack();
           return file;
         };
         assertMatch((await get(handler, path, { range })).text, /^(one|111)$/);
+        assertEquals(Deno.open, open, "swapped");
       } finally {
-        Deno.open = open;
+        [Deno.open, fs.openSync] = [open, openSync];
       }
       assertMatch((await get(handler, path, { range })).text, /^(one|111)$/);
     }
@@ -1944,13 +1986,19 @@ Deno.test({
   },
 });
 
-/** Runs a function once when the next file is opened, or when the state or the first bytes of an open file are read. */
+/**
+ * Runs a function once when the next file is opened, or when the state or the first bytes of an open file are read. Small
+ * files are opened by node:fs, others by Deno.
+ */
 async function changeDuring(step: string, change: () => void, fn: () => Promise<unknown>): Promise<void> {
+  const fs = process.getBuiltinModule("node:fs");
   const { open } = Deno;
-  const { statSync, read, readSync } = Deno.FsFile.prototype;
+  const { openSync, readSync } = fs;
+  const { statSync } = Deno.FsFile.prototype;
   const restore = () => {
     Deno.open = open;
-    Object.assign(Deno.FsFile.prototype, { statSync, read, readSync });
+    Object.assign(fs, { openSync, readSync });
+    Object.assign(Deno.FsFile.prototype, { statSync });
   };
   const changeOnce = () => {
     restore();
@@ -1959,18 +2007,29 @@ async function changeDuring(step: string, change: () => void, fn: () => Promise<
   try {
     if (step === "before it is opened") {
       Deno.open = (path, options) => (changeOnce(), open(path, options));
+      fs.openSync = (...args) => (changeOnce(), openSync(...args));
     } else if (step === "after it is opened") {
       Deno.open = async (path, options) => {
         const file = await open(path, options);
         if (Deno.open !== open) changeOnce();
         return file;
       };
-    } else if (step === "after its state is read") {
+      fs.openSync = (...args) => {
+        const file = openSync(...args);
+        changeOnce();
+        return file;
+      };
+    } else if (step === "after its state or its bytes are read") {
       Deno.FsFile.prototype.statSync = function () {
         const info = statSync.call(this);
         if (Deno.FsFile.prototype.statSync !== statSync) changeOnce();
         return info;
       };
+      fs.readSync = ((...args: Parameters<typeof readSync>) => {
+        const count = readSync(...args);
+        changeOnce();
+        return count;
+      }) as typeof readSync;
     }
     await fn();
   } finally {
@@ -2006,7 +2065,7 @@ Deno.test({
       { range: "bytes=100-2099" },
       { range: "bytes=-100" },
     ];
-    const steps = ["before it is opened", "after it is opened", "after its state is read"];
+    const steps = ["before it is opened", "after it is opened", "after its state or its bytes are read"];
     const rows = Object.keys(changes).flatMap((name) =>
       steps.flatMap((step) => [SMALL, BIG].map((size) => ({ name, step, size })))
     );
