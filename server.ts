@@ -223,6 +223,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (page?.isFile) return await encodings.select(page, request.headers);
     const entry = isFolderPath ? look(path) : file;
     if (entry?.isFile) return responses.redirect(entry.path, query); // a file has no trailing slash
+    const deepest = files.deepestFolder(isFolderPath ? append(path, INDEX) : path);
 
     // With `spa`, a folder counts only if it has an index.html. Other folders are paths of the app.
     const isServedAsFolder = entry !== undefined && (!spa || !isFolderPath && look(append(path, `/${INDEX}`))?.isFile);
@@ -235,12 +236,11 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       const app = APP_PAGES.map((page) => look(page)).find((entry) => entry?.isFile);
       if (app !== undefined) return await encodings.select(app, request.headers);
     }
-    return await selectNotFound(request, path);
+    return await selectNotFound(request, path, deepest);
   }
 
   /** Returns the `404.html` nearest to the path, from its folder up to the root, or a plain-text 404. */
-  async function selectNotFound(request: Request, path: UrlPath): Promise<Representation | Response> {
-    const deepest = files.deepestFolder(path);
+  async function selectNotFound(request: Request, path: UrlPath, deepest: UrlPath): Promise<Representation | Response> {
     const end = path.indexOf("/", deepest.length);
     if (end > 0) live?.record(path.slice(0, end) as UrlPath, undefined); // missing now, but it may be created with a 404.html
     for (let folder: UrlPath | undefined = deepest; folder; folder = parentOf(folder)) {
@@ -459,7 +459,7 @@ class Files {
   }
 
   #find(path: UrlPath): Entry | undefined {
-    if (this.#isMissing(path)) return undefined;
+    if (!this.#exists(path)) return undefined;
     if (!this.#options.dotfiles && this.#hasShortName(path)) return undefined;
     const file = this.root + path as DiskPath; // the path is normalized, and Windows accepts slashes
     const plainPath = this.#realRoot + path.replaceAll("/", SEPARATOR) as DiskPath;
@@ -529,25 +529,32 @@ class Files {
     }
   }
 
-  /** Reports whether a path is certainly missing, to avoid a NotFound error, which costs more than the rest of a 404. */
-  #isMissing(path: UrlPath): boolean {
-    if (this.#exists(path)) return false;
-    // `exists` is also false without permission: trust it only if the folder has its x bit set for everybody.
-    const parent = path.slice(0, path.lastIndexOf("/")) as UrlPath;
-    const folder = this.#exists(parent) ? parent : this.deepestFolder(path);
-    return ((Deno.statSync(this.root + folder).mode ?? 0) & 0o111) === 0o111;
-  }
-
-  /** Returns the deepest folder above a path that exists, with a trailing slash; it may be one that is not served. */
+  /**
+   * Returns the deepest folder above a path that exists, with a trailing slash; it may be one that is not served. Throws
+   * PermissionDenied if the path seems to be missing only because the server may not enter that folder.
+   */
   deepestFolder(path: UrlPath): UrlPath {
     let end = 0;
     for (let next = path.indexOf("/", 1); next > 0; next = path.indexOf("/", next + 1)) {
-      if (!this.#exists(path.slice(0, next) as UrlPath)) break;
+      if (!this.#exists(path.slice(0, next + 1) as UrlPath)) break;
       end = next;
     }
-    return path.slice(0, end + 1) as UrlPath;
+    const folder = path.slice(0, end + 1) as UrlPath;
+    const { mode } = Deno.statSync(this.root + folder);
+    const isOpenToAll = ((mode ?? 0) & 0o111) === 0o111;
+    if (!isOpenToAll && (this.#options.dotfiles || !isHidden(path))) this.#checkAccess(path);
+    return folder;
   }
 
+  #checkAccess(path: UrlPath): void {
+    try {
+      Deno.statSync(this.root + path);
+    } catch (error) {
+      if (statusOf(error) !== 404) throw error;
+    }
+  }
+
+  /** Reports whether a path exists, and false without permission. A NotFound error costs more than the rest of a 404. */
   #exists(path: UrlPath): boolean {
     return fs().existsSync(this.root + path);
   }
