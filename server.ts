@@ -1435,6 +1435,8 @@ const ALLOW = "GET, HEAD, OPTIONS";
 
 /** Common headers, and the responses that are not made from a file: errors, redirects and OPTIONS. */
 class Responses {
+  #kept = new Map<string, Response>(); // error responses without details: to clone one is faster than to build it
+
   constructor(private readonly options: Pick<Options, "base" | "cors" | "headers" | "maxAge">) {
     for (const [name, value] of options.headers) {
       const problem = problemWithHeader(name, value);
@@ -1470,6 +1472,21 @@ class Responses {
   /** Builds an error response: a page for clients that prefer HTML, otherwise text. */
   fail(request: Request, status: StatusCode, headers?: Record<string, string>, explanation?: Explanation): Response {
     const isPage = status !== 416 && accepts(request, "text/plain", "text/html") === "text/html"; // media players get text
+    if (headers !== undefined || explanation !== undefined) {
+      return this.#buildError(status, isPage, headers, explanation);
+    }
+    const key = `${status} ${isPage}`;
+    const kept = this.#kept.get(key) ?? this.#buildError(status, isPage);
+    this.#kept.set(key, kept);
+    return kept.clone();
+  }
+
+  #buildError(
+    status: StatusCode,
+    isPage: boolean,
+    headers?: Record<string, string>,
+    explanation?: Explanation,
+  ): Response {
     const type = isPage ? "text/html" : "text/plain";
     const title = `${status} ${STATUS_TEXT[status]}`;
     const { text = "", html = escapeHtml(text) } = explanation ?? {};
