@@ -566,18 +566,8 @@ class Files {
   async open(entry: Entry): Promise<Opened> {
     const first = await this.#openOnce(entry);
     if (first?.entry === entry) return first;
-    let accepted: Opened | undefined;
-    try {
-      return accepted = await this.#openChanged(entry, first);
-    } finally {
-      if (accepted !== first) first?.file.close();
-    }
-  }
-
-  /** Keeps the open file if the path still leads to it (it changed in place), and otherwise opens what is there now. */
-  async #openChanged({ path }: Entry, first?: Opened): Promise<Opened> {
-    const found = this.look(path);
-    if (first !== undefined && found !== undefined && isSameFile(first.entry, found)) return first;
+    first?.file.close();
+    const found = this.look(entry.path);
     const second = found && await this.#openOnce(found);
     // On a file system without stable inode numbers, only the real path shows that this is the file that was found.
     if (second !== undefined && (second.entry === found || this.#isInPlace(second.entry))) return second;
@@ -754,11 +744,6 @@ function versionOf(
 function isSameVersion(one: Version, other: Version): boolean {
   return one.size === other.size && one.mtime === other.mtime && one.ctime === other.ctime &&
     one.inode === other.inode && one.device === other.device;
-}
-
-/** Reports whether two entries are the same file at the same place, possibly in different versions. */
-function isSameFile(one: Entry, other: Entry): boolean {
-  return one.realPath === other.realPath && one.inode === other.inode && one.device === other.device;
 }
 
 /** Passes exactly `size` bytes: cuts the rest, and fails if there are fewer. Waits for `turn` before each chunk. */
