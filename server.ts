@@ -386,22 +386,17 @@ interface Version {
   readonly device: number;
 }
 
-/** Where an entry is. */
-interface Place {
-  readonly path: UrlPath; // no trailing slash, except for the root itself
-  readonly file: DiskPath; // the file of that name under the root, links not resolved
-  readonly realPath: DiskPath; // `file` with all links resolved
-}
-
 /**
  * One version of a regular file or a folder. The version of an entry never changes; a changed file gets a new entry. The
  * entry remembers what was made from its file.
  */
-interface Entry extends Version, Place {
+interface Entry extends Version {
+  readonly path: UrlPath; // no trailing slash, except for the root itself
+  readonly realPath: DiskPath; // all links resolved
   readonly isFile: boolean;
   readonly hasUsableDate: boolean; // whether mtime may be sent as Last-Modified (RFC 9110, 8.8.2.1)
   readonly isSettled: boolean; // whether another change must give another version, because the last one is old enough
-  readonly representations: Map<Encoding, CachedRepresentation>;
+  readonly representations: Map<Encoding, Representation | Promise<Representation>>;
   resolvedAt: number; // when `realPath` was last checked
   readonly missingUntil: Map<Encoding, number>; // when to look again for a precompressed file that is missing
 }
@@ -461,14 +456,13 @@ class Files {
   #find(path: UrlPath): Entry | undefined {
     if (!this.#exists(path)) return undefined;
     if (!this.#options.dotfiles && this.#hasShortName(path)) return undefined;
-    const file = this.root + path as DiskPath; // the path is normalized, and Windows accepts slashes
     const plainPath = this.#realRoot + path.replaceAll("/", SEPARATOR) as DiskPath;
-    const realPath = Deno.realPathSync(file) === plainPath ? plainPath : this.#resolve(path);
+    const realPath = Deno.realPathSync(this.root + path) === plainPath ? plainPath : this.#resolve(path);
     if (realPath === undefined) return undefined;
     const info = Deno.statSync(realPath);
     // Opening a FIFO blocks until it has a writer, and reading a device may never end.
     if (!info.isFile && !info.isDirectory) return undefined;
-    return this.#describe({ path, file, realPath }, info);
+    return this.#describe(path, realPath, info);
   }
 
   /** Returns the real path of a path that contains links or other spellings, unless it is outside the root or hidden. */
@@ -481,7 +475,7 @@ class Files {
     const isOutside = !isInside(realRoot, realPath);
     if (isOutside && !this.#options.symlinks) return undefined;
     if (isOutside) checkPermission(realPath);
-    return this.#options.dotfiles || !isAlias({ path, realPath }, realRoot) ? realPath : undefined;
+    return this.#options.dotfiles || !isAlias(path, realPath, realRoot) ? realPath : undefined;
   }
 
   /** Reports whether a path contains a name such as `GIT~1` that is not in its folder: on FAT it may mean `.git`. */
@@ -494,12 +488,12 @@ class Files {
     });
   }
 
-  #describe({ path, file, realPath }: Place, info: Deno.FileInfo): Entry {
+  #describe(path: UrlPath, realPath: DiskPath, info: Deno.FileInfo): Entry {
     const version = versionOf(info);
     const time = this.#options.now();
     const hasUsableDate = version.mtime > 0 && version.mtime <= time; // a date in the future is meaningless
     return {
-      ...{ path, file, realPath, ...version, isFile: info.isFile, hasUsableDate },
+      ...{ path, realPath, ...version, isFile: info.isFile, hasUsableDate },
       isSettled: time - Math.max(version.ctime, hasUsableDate ? version.mtime : 0) > SETTLING_TIME,
       representations: new Map(),
       resolvedAt: 0,
@@ -510,7 +504,7 @@ class Files {
   /** Reports whether an entry still describes what is at its path. */
   isCurrent(entry: Entry): boolean {
     try {
-      if (!isSameVersion(versionOf(Deno.statSync(entry.file)), entry)) return false;
+      if (!isSameVersion(versionOf(Deno.statSync(this.root + entry.path)), entry)) return false;
       // A parent folder may have become a link to the outside. This check is expensive: at most once per millisecond.
       const time = this.#options.now();
       if (entry.resolvedAt >= time) return true;
@@ -521,9 +515,9 @@ class Files {
     }
   }
 
-  #isInPlace({ file, realPath }: Entry): boolean {
+  #isInPlace({ path, realPath }: Entry): boolean {
     try {
-      return Deno.realPathSync(file) === realPath;
+      return Deno.realPathSync(this.root + path) === realPath;
     } catch {
       return false;
     }
@@ -582,7 +576,7 @@ class Files {
       file = await Deno.open(entry.realPath); // `openSync` would block everybody if a FIFO replaced the file
       const info = this.#statOpened(file, entry);
       if (isSameVersion(versionOf(info), entry)) return { file, entry };
-      if (info.isFile) return { file, entry: this.#describe(entry, info) };
+      if (info.isFile) return { file, entry: this.#describe(entry.path, entry.realPath, info) };
       file.close();
       return undefined;
     } catch (error) {
@@ -624,8 +618,7 @@ class Files {
     const bytes = new Uint8Array(Math.min(length, entry.size));
     let filled = 0;
     while (filled < bytes.length) {
-      const rest = bytes.subarray(filled);
-      const count = bytes.length <= SYNC_SIZE ? file.readSync(rest) : await file.read(rest);
+      const count = await file.read(bytes.subarray(filled));
       if (count === null) break;
       filled += count;
     }
@@ -646,11 +639,11 @@ class Files {
   }
 
   /** Returns the content type of a file, given its first bytes. Throws NotFound if the file was deleted. */
-  async typeOf({ path, file }: Entry, start: Bytes): Promise<string> {
+  async typeOf({ path }: Entry, start: Bytes): Promise<string> {
     const extension = extname(path).toLowerCase();
     let registered = this.#types.get(extension);
     if (registered === undefined) {
-      const { ok, headers } = await this.#serveDir("HEAD", file);
+      const { ok, headers } = await this.#serveDir("HEAD", this.root + path as DiskPath);
       if (!ok) throw new Deno.errors.NotFound("the file was deleted");
       registered = headers.get("content-type");
       this.#types.set(extension, registered);
@@ -719,7 +712,7 @@ function isInside(folder: string, path: string): boolean {
  * Reports whether a path leads through a dotfile under another name, as `GIT~1` does on Windows. The target of a link may be
  * hidden: whoever made the link chose to serve it.
  */
-function isAlias({ path, realPath }: Pick<Place, "path" | "realPath">, realRoot: DiskPath): boolean {
+function isAlias(path: UrlPath, realPath: DiskPath, realRoot: DiskPath): boolean {
   if (toUrlPath(realPath, realRoot) === path) return false;
   const names = path.split("/").slice(1);
   return names.some((name, index) => {
@@ -772,11 +765,10 @@ export class LruCache<Value> {
   /** Returns a value and marks it as used. */
   get(key: string): Value | undefined {
     const item = this.#items.get(key);
-    if (item !== undefined && this.size > this.limit / 2) { // no reordering while eviction is far off
-      this.#items.delete(key);
-      this.#items.set(key, item);
-    }
-    return item?.value;
+    if (item === undefined) return undefined;
+    this.#items.delete(key);
+    this.#items.set(key, item);
+    return item.value;
   }
 
   /** Adds a value and evicts the least recently used ones beyond the limit. */
@@ -898,13 +890,10 @@ const REPRESENTATION_SIZE = 8 << 10; // bytes of a representation in memory, bes
 interface Origin {
   entry?: Entry; // the file that was read; undefined for generated content
   encoding?: Encoding; // undefined for identity
-  stream?: Codec["stream"]; // compresses a large file while it is sent
+  stream?: (body: ReadableStream<Bytes>, length: number) => ReadableStream<Bytes>; // compresses a large file while it is sent
   size?: number; // length of the body in bytes; undefined if it has no ranges
   isEncodable?: boolean; // whether it may be sent in another encoding
 }
-
-/** A representation that was made from an entry, or the promise of it. */
-type CachedRepresentation = { precompressed?: Entry; representation: Representation | Promise<Representation> };
 
 /** A body and its headers (RFC 9110, 3.2). It keeps complete responses: to clone a response is ten times faster than to create one. */
 class Representation {
@@ -979,7 +968,7 @@ class Encodings {
 
   /** Returns the representation of a file in the best encoding that the client accepts and the file can have. */
   async select(entry: Entry, request: Headers): Promise<Representation> {
-    const plain = await this.#share(entry, "identity", undefined, () => this.#load(entry));
+    const plain = await this.#share(entry, "identity", () => this.#load(entry));
     const accepted = plain.origin.isEncodable ? request.get("accept-encoding") : null;
     if (accepted === null || !mayEncode(request)) return plain;
     const current = plain.origin.entry!; // newer than `entry` if the file changed before it was opened
@@ -989,7 +978,8 @@ class Encodings {
       const precompressed = isMissing ? undefined : await this.#loadPrecompressed(current, plain, encoding);
       if (precompressed !== undefined) return precompressed;
       if (!isCompressor(encoding, plain)) continue;
-      return await this.#share(current, encoding, undefined, () => this.#compress(plain, encoding));
+      if (plain.isOnDisk) await this.#takeTurn(START_SIZE);
+      return await this.#share(current, encoding, () => this.#compress(plain, encoding));
     }
     return plain;
   }
@@ -1023,22 +1013,19 @@ class Encodings {
   }
 
   /** Returns what was made from an entry in an encoding, and makes it if necessary. Simultaneous requests share it. */
-  #share(entry: Entry, encoding: Encoding, precompressed: Entry | undefined, make: () => Promise<Representation>) {
-    const made = entry.representations.get(encoding);
-    if (made !== undefined && made.precompressed === precompressed) return made.representation;
+  #share(entry: Entry, encoding: Encoding, make: () => Promise<Representation>) {
+    const { representations } = entry;
+    const made = representations.get(encoding);
+    if (made !== undefined) return made;
     const promise = make();
-    entry.representations.set(encoding, { precompressed, representation: promise });
+    representations.set(encoding, promise);
     const settle = (representation?: Representation) => {
-      if (entry.representations.get(encoding)?.representation !== promise) return;
-      entry.representations.delete(encoding);
+      representations.delete(encoding);
       // Keep only what was made from this version of the file: it may have changed before it was read.
-      if (representation?.origin.entry !== (precompressed ?? entry)) return;
-      entry.representations.set(encoding, { precompressed, representation });
-      // If compression did not help, this is the plain representation.
-      const isAlreadyCounted = representation === entry.representations.get("identity")?.representation &&
-        encoding !== "identity";
+      if (representation?.origin.entry !== entry) return;
+      representations.set(encoding, representation);
       const bodySize = representation.isOnDisk ? 0 : Number(representation.headers.get("content-length"));
-      if (!isAlreadyCounted) this.files.addSize(entry, REPRESENTATION_SIZE + bodySize);
+      this.files.addSize(entry, REPRESENTATION_SIZE + bodySize);
     };
     promise.then(settle, () => settle());
     return promise;
@@ -1084,9 +1071,15 @@ class Encodings {
     headers.set("content-encoding", encoding);
     for (const name of ["accept-ranges", "content-length"]) headers.delete(name);
     this.responses.addCommonHeaders(headers);
-    if (plain.isOnDisk) return new Representation({ ...origin, stream }, headers);
+    if (plain.isOnDisk) {
+      const turns = (length: number) => exactly(length, (size) => this.#takeTurn(size));
+      return new Representation({
+        ...origin,
+        stream: (body, length) => body.pipeThrough(turns(length)).pipeThrough(stream!()),
+      }, headers);
+    }
     const bytes = await plain.bytes;
-    await this.takeTurn(bytes.length);
+    await this.#takeTurn(bytes.length);
     const compressed = new Uint8Array(compress!(bytes));
     if (compressed.length >= bytes.length) return plain;
     headers.set("content-length", `${compressed.length}`);
@@ -1097,7 +1090,7 @@ class Encodings {
    * Waits before a number of bytes is compressed, which blocks this thread: yields to the event loop if many were compressed
    * since the last time. Waiting callers continue one after another.
    */
-  async takeTurn(size: number): Promise<void> {
+  async #takeTurn(size: number): Promise<void> {
     this.#compressedSize += size;
     if (this.#compressedSize <= YIELD_SIZE) return;
     await (this.#lastYield = this.#lastYield.then(() => delay(0)));
@@ -1110,7 +1103,7 @@ class Encodings {
       const found = this.files.look(append(entry.path, CODECS[encoding].suffix));
       if (found?.isFile && found.mtime >= entry.mtime) {
         const form = { encoding, type: plain.headers.get("content-type")! }; // the type of the original
-        return await this.#share(entry, encoding, found, () => this.#load(found, form));
+        return await this.#share(found, encoding, () => this.#load(found, form));
       }
     } catch (error) {
       if (statusOf(error) >= 500) throw error; // an unreadable file counts as missing
@@ -1566,20 +1559,17 @@ async function sendFromDisk(
   if (request.method === "HEAD") return new Response(new Blob().stream(), { status, headers });
   // If the file grows, HTTP/1 under Deno.serve cuts the body to Content-Length. HTTP/2 (no Host header) fails instead.
   const mustCut = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
-  if (origin.stream !== undefined) await services.encodings.takeTurn(START_SIZE);
   const whole = range === undefined ? await services.files.serve(entry) : undefined;
-  if (whole !== undefined) return bodyResponse(representation, whole, range, mustCut, services);
+  if (whole !== undefined) return bodyResponse(representation, whole, range, mustCut);
   const { file, entry: current } = await services.files.open(entry);
-  if (current === entry) return bodyResponse(representation, readFrom(file, range), range, mustCut, services);
+  if (current === entry) return bodyResponse(representation, readFrom(file, range), range, mustCut);
   // The file changed since it was looked up: decide again, about the version that is open.
   const newer = await services.encodings.reload(representation, { file, entry: current }).catch((error) => {
     file.close();
     throw error;
   });
   const part = selectPart(request, newer);
-  if (newer.isOnDisk && typeof part !== "number") {
-    return bodyResponse(newer, readFrom(file, part), part, mustCut, services);
-  }
+  if (newer.isOnDisk && typeof part !== "number") return bodyResponse(newer, readFrom(file, part), part, mustCut);
   file.close();
   return await send(request, newer, services, info);
 }
@@ -1595,14 +1585,15 @@ function bodyResponse(
   body: ReadableStream<Bytes>,
   range: ByteRange | undefined,
   mustCut: boolean,
-  { encodings }: Services,
 ): Response {
   const { origin: { entry, stream }, status, headers } = representation;
-  const turn = stream && ((size: number) => encodings.takeTurn(size));
-  const length = range === undefined ? entry!.size : range.end - range.start + 1;
-  const exact = mustCut || stream !== undefined ? body.pipeThrough(exactly(length, turn)) : body;
-  const init = range === undefined ? { status, headers } : { status: 206, headers: representation.rangeHeaders(range) };
-  return new Response(stream === undefined ? exact : exact.pipeThrough(stream()), init);
+  if (stream !== undefined) return new Response(stream(body, entry!.size), { status, headers });
+  const { start, end } = range ?? { start: 0, end: entry!.size - 1 };
+  const exact = mustCut ? body.pipeThrough(exactly(end - start + 1)) : body;
+  return new Response(
+    exact,
+    range === undefined ? { status, headers } : { status: 206, headers: representation.rangeHeaders(range) },
+  );
 }
 
 /** Builds the response to HEAD (RFC 9110, 9.3.2). */
