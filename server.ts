@@ -193,7 +193,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (request.method === "OPTIONS") return responses.allow(request);
     if (request.method !== "GET" && request.method !== "HEAD") return responses.fail(request, 405, { allow: ALLOW });
     if (path === undefined) {
-      return target.decodedPath === base ? responses.redirect("/", query) : responses.failOutsideBase(request);
+      return target.decodedPath === base ? responses.redirect("/", query) : responses.fail(request, 404);
     }
     const liveResponse = live?.respond(path);
     if (liveResponse !== undefined) return liveResponse;
@@ -368,9 +368,9 @@ function append(path: UrlPath, suffix: string): UrlPath {
   return path + suffix as UrlPath;
 }
 
-/** Returns the folder that contains a folder; both end with a slash. */
-function parentOf(folder: UrlPath): UrlPath | undefined {
-  return folder === "/" ? undefined : folder.slice(0, folder.lastIndexOf("/", folder.length - 2) + 1) as UrlPath;
+/** Returns the folder that contains a file or a folder, with a trailing slash. */
+function parentOf(path: UrlPath): UrlPath | undefined {
+  return path === "/" ? undefined : path.slice(0, path.lastIndexOf("/", path.length - 2) + 1) as UrlPath;
 }
 
 // Files -------------------------------------------------------------------------------------------------------------
@@ -989,9 +989,8 @@ class Encodings {
     return this.#lastAccepted.encodings;
   }
 
-  /** Returns the representation of generated content, which is not kept. */
-  async encodeGenerated(text: string, headers: Headers, request: Headers): Promise<Representation> {
-    const bytes = new TextEncoder().encode(text);
+  /** Returns the representation of generated content. */
+  async encodeGenerated(bytes: Bytes, headers: Headers, request: Headers): Promise<Representation> {
     const isEncodable = this.isEncodable(headers.get("content-type")!);
     headers.set("content-length", `${bytes.length}`);
     if (isEncodable) headers.append("vary", "Accept-Encoding");
@@ -1217,10 +1216,11 @@ export function parseRange(header: string | null, size: number): ByteRange | 416
 // Listing -----------------------------------------------------------------------------------------------------------
 
 /** A row of a listing; size in bytes, mtime in milliseconds. */
-type ListedEntry = { name: string; isFile: boolean; size: number; mtime: number };
+type ListedEntry = { name: string; sortKey?: string; isFile: boolean; size: number; mtime: number };
 
 function toListed(name: string, found?: Entry | Deno.FileInfo): ListedEntry | undefined {
-  return found && { name, isFile: found.isFile, size: found.size, mtime: Number(found.mtime) || 0 };
+  if (found === undefined) return undefined;
+  return { name, sortKey: sortKey(name), isFile: found.isFile, size: found.size, mtime: Number(found.mtime) || 0 };
 }
 
 /** The columns of a listing, each with its key and its direction if `?order=` names none. */
@@ -1236,12 +1236,14 @@ type Order = "asc" | "desc";
 type View = { sort: string; order: Order; filter: string; isGrid: boolean };
 
 const BATCH = 250; // names to stat before yielding to other requests
+const PIECE = 1000; // rows to render before yielding to other requests
 const FILTER_LENGTH = 1024; // characters; normalizing a longer filter could block the server
-const PICTURE = /\.(?:apng|avif|bmp|gif|ico|jpe?g|jxl|png|svg|webp)$/i;
+const FINISHED_LIMIT = 16 << 20; // bytes of finished listings that are kept
 
 /** Lists folders: as a page, or as JSON for clients that prefer it. */
 class Listings {
   #inProgress = new Map<string, Promise<Representation>>();
+  #finished = new LruCache<{ tag: string; representation: Representation }>(FINISHED_LIMIT);
 
   constructor(private readonly files: Files, private readonly encodings: Encodings) {}
 
@@ -1259,12 +1261,26 @@ class Listings {
     ]);
     const known = this.#inProgress.get(key);
     if (known !== undefined) return known;
-    const promise = this.#render(folder, view, isJson, request.headers).finally(() => this.#inProgress.delete(key));
+    const promise = this.#render(folder, view, isJson, request.headers, key)
+      .finally(() => this.#inProgress.delete(key));
     this.#inProgress.set(key, promise);
     return promise;
   }
 
-  async #render(folder: Entry, view: View, isJson: boolean, request: Headers): Promise<Representation> {
+  /** Makes a listing. If it has the same bytes as the last one, it shares them: slow clients keep them in memory. */
+  async #render(folder: Entry, view: View, isJson: boolean, request: Headers, key: string): Promise<Representation> {
+    const bytes = await this.#renderBytes(folder, view, isJson);
+    const tag = strongTag(bytes);
+    const last = this.#finished.get(key);
+    if (last?.tag === tag) return last.representation;
+    const type = `${isJson ? "application/json" : "text/html"}; charset=UTF-8`;
+    const headers = new Headers({ "content-type": type, "vary": "Accept" });
+    const representation = await this.encodings.encodeGenerated(bytes, headers, request);
+    this.#finished.set(key, { tag, representation }, Number(representation.headers.get("content-length")));
+    return representation;
+  }
+
+  async #renderBytes(folder: Entry, view: View, isJson: boolean): Promise<Bytes> {
     const filter = normalizeForSearch(view.filter);
     const compare = compareBy(view);
     const entries: ListedEntry[] = [];
@@ -1276,9 +1292,7 @@ class Listings {
     }
     entries.sort(compare);
     const names = [basename(this.files.root) || "/", ...folder.path.split("/").filter(Boolean)];
-    const text = isJson ? renderJson(entries) : renderPage(entries, names, view);
-    const type = `${isJson ? "application/json" : "text/html"}; charset=UTF-8`;
-    return await this.encodings.encodeGenerated(text, new Headers({ "content-type": type, "vary": "Accept" }), request);
+    return await encodePieces(isJson ? renderJson(entries) : renderPage(entries, names, view));
   }
 }
 
@@ -1295,15 +1309,38 @@ function parseView(query: string): View {
   };
 }
 
-/** Returns the order of a listing: folders first, then by the column, then by name (`file9` before `file10`). */
+/** Returns the order of a listing: folders first, then by the column, then by name. */
 function compareBy({ sort, order }: View): (one: ListedEntry, other: ListedEntry) => number {
   const { keyOf } = COLUMNS[sort]!;
-  const { compare } = new Intl.Collator("en", { numeric: true });
   const sign = order === "asc" ? 1 : -1;
   const nameSign = sort === "name" ? sign : 1;
   return (one, other) =>
     Number(one.isFile) - Number(other.isFile) || sign * (keyOf(one) - keyOf(other)) ||
-    nameSign * compare(one.name, other.name);
+    nameSign * compareNames(one, other);
+}
+
+/** The order of names: `file9` before `file10`. */
+const COLLATOR = new Intl.Collator("en", { numeric: true });
+
+/** Printable ASCII characters other than letters and digits, in the order of the collator, which has them first. */
+const PUNCTUATION = [..." !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"].sort(COLLATOR.compare).join("");
+
+/** Returns a string that orders names by code units as the collator does, apart from case; undefined if it could not. */
+function sortKey(name: string): string | undefined {
+  if (!/^[ -~]{1,255}$/.test(name)) return undefined;
+  return name.toLowerCase().replace(/0*(\d+)|[^a-z]/g, (character, digits?: string) => {
+    return digits === undefined
+      ? String.fromCharCode(PUNCTUATION.indexOf(character))
+      : `0${String.fromCharCode(48 + digits.length)}${digits}`;
+  });
+}
+
+/** Compares names as the collator does, which would take ten times as long. */
+function compareNames(one: ListedEntry, other: ListedEntry): number {
+  if (one.sortKey === other.sortKey || one.sortKey === undefined || other.sortKey === undefined) {
+    return COLLATOR.compare(one.name, other.name);
+  }
+  return one.sortKey < other.sortKey ? -1 : 1;
 }
 
 /** Ignores case and how accents are composed. */
@@ -1311,77 +1348,232 @@ function normalizeForSearch(text: string): string {
   return text.normalize("NFD").toLowerCase();
 }
 
-/** Renders the format of nginx's `autoindex_format json`. */
-function renderJson(entries: ListedEntry[]): string {
-  const items = entries.map(({ name, isFile, size, mtime }) => {
-    const item = { name, type: isFile ? "file" : "directory", mtime: new Date(mtime).toUTCString() };
-    return JSON.stringify(isFile ? { ...item, size } : item);
-  });
-  return `[${items.map((item) => `\n${item}`).join(",")}\n]\n`;
+/** Joins pieces of text to bytes. One long string would take ten times the memory. */
+async function encodePieces(pieces: Iterable<string>): Promise<Bytes> {
+  const parts: Bytes[] = [];
+  let size = 0;
+  for (const piece of pieces) {
+    const part = new TextEncoder().encode(piece);
+    size += part.length;
+    if (parts.push(part) > 2) await delay(0);
+  }
+  const bytes = new Uint8Array(size);
+  for (const part of parts.reverse()) bytes.set(part, size -= part.length);
+  return bytes;
 }
 
-const PAGE_STYLE = `body { max-width: 60rem; margin: 1rem auto; padding: 0 1rem; overflow-wrap: anywhere }
-h1 { font-size: 1.25rem }
-a { color: light-dark(#0550ae, #8ab4f8); text-decoration: none }
-a:hover, a:focus-visible { text-decoration: underline }
-form { display: flex; align-items: center; gap: 1rem }
-input { flex: 1; min-width: 0; max-width: 20rem; font: inherit; padding: .25rem .5rem; box-sizing: border-box }
-table { width: 100%; border-collapse: collapse; margin: 1rem 0 }
-td, th { padding: .2rem .5rem; border-bottom: 1px solid light-dark(#d8dee4, #3d444d); text-align: left }
-td ~ td, th ~ th { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
-td ~ td, p, ::placeholder { color: light-dark(#57606a, #a8b1bb) }
-td a { display: block; padding-left: 1.5rem; text-indent: -1.5rem; white-space: pre-wrap }
-td a::before { content: ""; display: inline-block; width: 1rem; height: .8rem; margin-right: .5rem }
-td a[href$="/"]::before { background: #c69026; clip-path: polygon(0 0, 40% 0, 50% 20%, 100% 20%, 100% 100%, 0 100%) }
-[aria-sort=ascending] a::after { content: "\\a0\\2191" }
-[aria-sort=descending] a::after { content: "\\a0\\2193" }
-ul { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; padding: 0; list-style: none }
-img { display: block; width: 100%; height: 9rem; object-fit: contain; background: light-dark(#f0f2f4, #22272e) }
-@media (pointer: coarse) { a, input { display: inline-block; min-width: 2.75rem; padding-block: .625rem } }
-@media (max-width: 40rem) { td:nth-child(3), th:nth-child(3) { display: none } }`;
+/** Renders rows in pieces. */
+function* renderRows(entries: ListedEntry[], render: (entry: ListedEntry) => string): Generator<string> {
+  for (let start = 0; start < entries.length; start += PIECE) {
+    yield entries.slice(start, start + PIECE).map(render).join("");
+  }
+}
+
+/** Renders the format of nginx's `autoindex_format json`. */
+function* renderJson(entries: ListedEntry[]): Generator<string> {
+  yield* renderRows(entries, (entry) => {
+    const { name, isFile, size, mtime } = entry;
+    const item = { name, type: isFile ? "file" : "directory", mtime: new Date(mtime).toUTCString() };
+    return `${entry === entries[0] ? "[" : ","}\n${JSON.stringify(isFile ? { ...item, size } : item)}`;
+  });
+  yield `${entries.length === 0 ? "[" : ""}\n]\n`;
+}
+
+/** Kinds of files by extension. Each kind has an icon, and the grid previews pictures and videos. */
+const KINDS = {
+  picture: "apng avif bmp gif ico jpeg jpg jxl png svg webp",
+  video: "avi m4v mkv mov mp4 mpeg mpg ogv webm",
+  sound: "aac aiff flac m4a mid mp3 oga ogg opus wav wma",
+  archive: "7z apk br bz2 deb dmg gz iso jar rar rpm tar tgz xz zip zst",
+  document: "csv doc docx epub md odp ods odt pdf ppt pptx rtf tex tsv txt xls xlsx",
+  code:
+    "c cpp cs css go h html java js json jsx kt lua mjs php pl py rb rs scss sh sql swift toml ts tsx vue xml yaml yml",
+};
+const KIND_OF = new Map(
+  Object.entries(KINDS).flatMap(([kind, extensions]) => extensions.split(" ").map((name) => [`.${name}`, kind])),
+);
+
+/** The icon of each kind as an SVG path in a square of 20 pixels. As clip paths, they need no request. */
+const FILE_ICON = "M6 2h5.5L16 6.5V16a2 2 0 0 1-2 2H6a2 2 0 0 1-2-2V4a2 2 0 0 1 2-2zM5.5 3.5v13h9V8h-4V3.5z";
+const FRAME_ICON = "M4 3h12a2 2 0 0 1 2 2v10a2 2 0 0 1-2 2H4a2 2 0 0 1-2-2V5a2 2 0 0 1 2-2zM3.5 4.5v11h13v-11z";
+const ICONS = {
+  folder: "M4 3.5h3.6a2 2 0 0 1 1.4.6l1.4 1.4H16a2 2 0 0 1 2 2V15a2 2 0 0 1-2 2H4a2 2 0 0 1-2-2V5.5a2 2 0 0 1 2-2z",
+  picture: `${FRAME_ICON}M5 14l3-4 2 2.5 2-2 3 3.5zM6 6.5h2v2H6z`,
+  video: `${FRAME_ICON}M8 7v6l5-3z`,
+  sound: "M7 4.5 16 3v10.5a2.5 2.5 0 1 1-1.5-2.3V6.5l-6 1v7.5A2.5 2.5 0 1 1 7 12.7z",
+  archive: "M2.5 3h15v5H17v9H3V8h-.5zM4 4.5v2h12v-2zM4.5 8v7.5h11V8zM8 9.5h4V11H8z",
+  document: `${FILE_ICON}M7 10.5h6V12H7zM7 13.5h6V15H7z`,
+  code: "M7 5 2 10l5 5 1.1-1.1L4.2 10l3.9-3.9zM13 5l5 5-5 5-1.1-1.1 3.9-3.9-3.9-3.9z",
+};
+const ICON_STYLE = Object.entries(ICONS).map(([kind, path]) => `.${kind} a { --icon: path(evenodd, "${path}") }`);
+
+/** The style of rows in two lines: in the grid, and in the list on a phone. */
+const STACKED = `table, thead, tbody { display: block }
+thead tr { display: flex }
+th:nth-child(n) { width: auto; border: 0 }
+tbody tr { display: grid; grid-template-columns: auto minmax(0, 1fr); border-bottom: 1px solid var(--line) }
+td { border: 0 }
+td:first-child { grid-area: 1 / 1 / 3 / 3; min-width: 0 }
+td a { padding-bottom: 2rem }
+td ~ td { grid-area: 2 / 1; padding: 0 0 .5rem 2.75rem; text-align: left; pointer-events: none }
+td ~ td + td { grid-column: 2; padding-left: 0 }
+td[title] { padding-right: .5rem }`;
+
+const PAGE_STYLE = `body { max-width: 64rem }
+header, form { display: flex; flex-wrap: wrap; align-items: baseline; gap: .75rem }
+h1 { flex: 1; min-width: 12rem; margin: 0; font-size: 1.25rem }
+h1 a { font-weight: normal }
+header a { display: inline-grid; align-content: center }
+header > a { width: 20px; text-align: center }
+form { flex: 0 1 22rem; flex-wrap: nowrap }
+input, form a { padding: .375rem .75rem; border: 1px solid var(--edge); border-radius: .5rem }
+input { flex: 1; min-width: 0; background: none; color: inherit; font: inherit }
+table { width: calc(100% + 1.5rem); margin: 0 -.75rem; table-layout: fixed; border-collapse: collapse }
+th, td { padding: 0; border-bottom: 1px solid var(--line); font-weight: normal; text-align: left }
+th:nth-child(2) { width: 7rem }
+th:nth-child(3) { width: 11rem }
+th a { display: inline-flex; align-items: center; gap: .375rem; padding: .5rem .75rem }
+th ~ th a { flex-direction: row-reverse }
+th ~ th, td ~ td { text-align: right }
+th, td ~ td, p { font-size: .875rem }
+td ~ td { padding: 0 .75rem; white-space: nowrap; font-variant-numeric: tabular-nums }
+h1, h1 a, th a, td ~ td, p, ::placeholder { color: var(--muted) }
+h1 > bdi, td a, [aria-sort] a { color: var(--text) }
+[aria-sort=ascending] a::after { content: "\\2191" / "" }
+[aria-sort=descending] a::after { content: "\\2193" / "" }
+tbody tr:hover { background: var(--hover) }
+td a { display: flex; gap: .75rem; padding: .5rem .75rem; outline-offset: -2px; --icon: path(evenodd, "${FILE_ICON}") }
+td a > bdi { min-width: 0; white-space: pre-wrap }
+td a::before { content: ""; flex: none; width: 20px; height: 20px; margin-top: 2px; background: var(--muted); clip-path: var(--icon) }
+.folder a::before { background: var(--folder) }
+${ICON_STYLE.join("\n")}
+bdi bdi::before { content: attr(title); padding: 0 .25em; border: 1px solid; border-radius: .25em; font-size: .75em }
+[hidden] { display: none !important }
+@media (max-width: 40rem) {
+body { padding: 1rem }
+form { flex-basis: 100% }
+${STACKED}
+}
+.grid { max-width: none; ${STACKED} }
+.grid tbody { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)); gap: .5rem }
+.grid tbody tr { border: 0; border-radius: .75rem; grid-template-rows: 1fr auto }
+.grid td a { display: grid; grid-template: auto 1fr / 100%; gap: .5rem; height: 100%; padding: .5rem .75rem 2rem; box-sizing: border-box; border-radius: .75rem }
+.grid td a > :first-child { grid-area: 1 / 1; width: 100%; aspect-ratio: 4 / 3; object-fit: cover; border-radius: .5rem; background: var(--hover) }
+.grid td a > :is([src$=".png" i], [src$=".svg" i], [src$=".gif" i]) { object-fit: scale-down }
+.grid td a::before { grid-area: 1 / 1; place-self: center; margin: 0; scale: 2.5; z-index: 1 }
+.grid .picture a::before { display: none }
+.grid .video a::before { place-self: end start; margin: .5rem; scale: 1; background: #fff; mix-blend-mode: difference }
+.grid td ~ td { padding: 0 .75rem .5rem; font-size: .75rem }
+.grid td ~ td + td { padding-left: 0; text-align: right }
+@media (pointer: coarse) {
+header > a { margin: 0 -.75rem }
+h1 a { margin: 2px 0; padding: 0 .5rem; border-radius: .5rem; background: var(--hover); text-align: center }
+}`;
+
+/** Filters while one types. Without it, or if a policy blocks it, Enter submits the form. */
+const PAGE_SCRIPT = `{
+  const [input, status, all] = ["input", "[role=status]", "p a"].map((one) => document.querySelector(one));
+  const rows = [...document.querySelectorAll("tbody tr")];
+  const fold = (text) => text.normalize("NFD").toLowerCase();
+  const summary = status.textContent;
+  let names, timer;
+  input.oninput = () => {
+    const [filter, given] = [fold(input.value), fold(input.defaultValue)];
+    clearTimeout(timer);
+    if (!filter.includes(given)) return timer = setTimeout(() => input.form.submit(), 300); // names are missing
+    names ??= rows.map((row) => fold(row.querySelector("a").textContent));
+    rows.forEach((row, index) => row.hidden = !names[index].includes(filter));
+    const count = rows.filter((row) => !row.hidden).length;
+    const text = count === 0 ? "No names contain \\u201c" + input.value + "\\u201d." : count + " of " + rows.length + " names";
+    status.textContent = filter === given ? summary : text;
+    all.hidden = filter === "";
+  };
+}`;
 
 /** Renders the page. It works without scripts; a strict content-security policy only removes its style. */
-function renderPage(entries: ListedEntry[], names: string[], view: View): string {
-  const { sort, order, filter, isGrid } = view;
-  const files = entries.filter(({ isFile }) => isFile);
-  const size = formatSize(files.reduce((sum, { size }) => sum + size, 0));
-  const columns = Object.entries(COLUMNS).map(([name, column]) => {
-    const isSorted = name === sort;
-    const reversed = order === "asc" ? "desc" : "asc";
-    const aria = isSorted ? ` aria-sort="${order}ending"` : "";
-    return `<th${aria}>${linkTo({ ...view, sort: name, order: isSorted ? reversed : column.order }, column.label)}`;
-  });
+function* renderPage(entries: ListedEntry[], names: string[], view: View): Generator<string> {
+  const { filter, isGrid } = view;
+  const isEmpty = entries.length === 0 && filter === "";
+  const suffix = isGrid ? "?view=grid" : ""; // the grid stays on in other folders
   const crumbs = names.map((name, index) => {
     const up = "../".repeat(names.length - 1 - index);
-    return up === "" ? `<bdi>${escapeHtml(name)}</bdi>` : `<a href="${up}"><bdi>${escapeHtml(name)}</bdi></a>`;
+    return up === "" ? nameHtml(name) : `<a href="${up}${suffix}">${nameHtml(name)}</a>`;
   });
-  const hasPictures = files.some(({ name }) => PICTURE.test(name));
-  const otherView = linkTo({ ...view, isGrid: !isGrid }, isGrid ? "List" : "Pictures");
-  return `${pageHead(escapeHtml(names.at(-1)!), PAGE_STYLE)}<h1>${crumbs.join(" / ")}</h1>
-<form><input type="search" name="q" value="${escapeHtml(filter)}" placeholder="Filter" aria-label="Filter by name">
-<input type="hidden" name="sort" value="${sort}"><input type="hidden" name="order" value="${order}">
-${isGrid ? '<input type="hidden" name="view" value="grid">' : ""}${isGrid || hasPictures ? otherView : ""}</form>
-${isGrid ? "<ul>" : `<table><tr>${columns.join("")}`}
-${entries.map(isGrid ? renderPicture : renderRow).join("")}${isGrid ? "</ul>" : "</table>"}
-<p>${entries.length - files.length} folders, ${files.length} files, ${size}</p>
+  const parent = names.length > 1 ? `<a href="../${suffix}" rel="up" aria-label="Parent folder">\u2191</a>\n` : "";
+  const all = `<a href="${queryOf({ ...view, filter: "" })}"${filter === "" ? " hidden" : ""}>Show all</a>`;
+  yield `${pageHead(escapeHtml(names.at(-1)!), PAGE_STYLE)}<body${isGrid ? " class=grid" : ""}>
+<header>${parent}<h1>${crumbs.join(" / ")}</h1>
+${isEmpty ? "" : renderForm(view)}</header>
+<p><span role="status">${summarize(entries, filter)}</span> ${all}</p>
+`;
+  if (isEmpty) return;
+  yield `<table><thead><tr>${renderColumns(view)}</thead><tbody>\n`;
+  yield* renderRows(entries, (entry) => renderRow(entry, isGrid, suffix));
+  yield `</tbody></table>\n<script>${PAGE_SCRIPT}</script>\n`;
+}
+
+function renderForm(view: View): string {
+  const { sort, order, filter, isGrid } = view;
+  const hidden = Object.entries({ sort, order, ...isGrid && { view: "grid" } })
+    .map(([name, value]) => `<input type="hidden" name="${name}" value="${value}">`);
+  return `<form><input type="search" name="q" value="${
+    escapeHtml(filter)
+  }" placeholder="Filter" aria-label="Filter by name" \
+autocomplete="off"${filter === "" ? "" : " autofocus"}>
+${hidden.join("")}<a href="${queryOf({ ...view, isGrid: !isGrid })}">${isGrid ? "List" : "Grid"}</a></form>
 `;
 }
 
-function linkTo({ sort, order, filter, isGrid }: View, text: string): string {
+function renderColumns(view: View): string {
+  const columns = Object.entries(COLUMNS).map(([name, { label, order }]) => {
+    const isSorted = name === view.sort;
+    const reversed = view.order === "asc" ? "desc" : "asc";
+    const query = queryOf({ ...view, sort: name, order: isSorted ? reversed : order });
+    return `<th${isSorted ? ` aria-sort="${view.order}ending"` : ""}><a href="${query}">${label}</a>`;
+  });
+  return columns.join("");
+}
+
+/** Returns the query of a view as HTML. */
+function queryOf({ sort, order, filter, isGrid }: View): string {
   const query = new URLSearchParams({ sort, order, ...filter && { q: filter }, ...isGrid && { view: "grid" } });
-  return `<a href="?${escapeHtml(`${query}`)}">${text}</a>`;
+  return escapeHtml(`?${query}`);
 }
 
-function renderRow({ name, isFile, size, mtime }: ListedEntry): string {
-  const link = `<tr><td><a href="${relativeUrl(name)}${isFile ? "" : "/"}"><bdi>${escapeHtml(name)}</bdi></a>`;
-  const exact = `${size}`.replace(/\B(?=(?:\d{3})+$)/g, ","); // `toLocaleString` would take longer than the rest
-  return `${link}${isFile ? `<td title="${exact} bytes">${formatSize(size)}` : "<td>"}<td>${formatTime(mtime)}\n`;
+/** Counts what a listing contains. */
+function summarize(entries: ListedEntry[], filter: string): string {
+  if (entries.length === 0) {
+    return filter ? `No names contain \u201c${nameHtml(filter)}\u201d.` : "This folder is empty.";
+  }
+  const files = entries.filter(({ isFile }) => isFile);
+  const size = formatSize(files.reduce((sum, { size }) => sum + size, 0));
+  const count = (number: number, noun: string) => number === 0 ? [] : [`${number} ${noun}${number === 1 ? "" : "s"}`];
+  const counts = [...count(entries.length - files.length, "folder"), ...count(files.length, "file")];
+  return `${counts.join(", ")}${files.length === 0 ? "" : `, ${size}`}`;
 }
 
-function renderPicture({ name, isFile }: ListedEntry): string {
-  if (!isFile || !PICTURE.test(name)) return "";
+function renderRow({ name, isFile, size, mtime }: ListedEntry, isGrid: boolean, suffix: string): string {
+  const kind = isFile ? KIND_OF.get(extname(name).toLowerCase()) : "folder";
   const url = relativeUrl(name);
-  return `<li><a href="${url}"><img loading="lazy" src="${url}" alt=""><bdi>${escapeHtml(name)}</bdi></a>\n`;
+  const preview = isGrid ? renderPreview(url, kind) : "";
+  const link = `<a href="${url}${isFile ? "" : `/${suffix}`}">${preview}${nameHtml(name)}</a>`;
+  const exact = `${size}`.replace(/\B(?=(?:\d{3})+$)/g, ","); // `toLocaleString` would take longer than the rest
+  const time = formatTime(mtime);
+  const sizeCell = isFile ? `<td title="${exact} bytes">${formatSize(size)}` : "<td>";
+  return `<tr${kind ? ` class=${kind}` : ""}><td>${link}${sizeCell}<td>${isGrid ? time.slice(0, 10) : time}\n`;
+}
+
+function renderPreview(url: string, kind?: string): string {
+  if (kind === "picture") return `<img loading="lazy" src="${url}" alt="">`;
+  return kind === "video" ? `<video preload="metadata" muted src="${url}#t=.001"></video>` : "<i></i>";
+}
+
+/** Returns a name as HTML. Bidirectional controls could disguise an extension: each is isolated, and the style shows its code. */
+function nameHtml(name: string): string {
+  const html = escapeHtml(name).replace(/\p{Bidi_C}/gu, (control) => {
+    return `<bdi title="U+${control.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}">${control}</bdi>`;
+  });
+  return `<bdi>${html}</bdi>`;
 }
 
 /** Returns the URL of a name in the same folder; `./` keeps `a:b` from being a scheme (RFC 3986, 4.2). */
@@ -1410,6 +1602,10 @@ function escapeHtml(text: string): string {
 // Responses ---------------------------------------------------------------------------------------------------------
 
 const ALLOW = "GET, HEAD, OPTIONS";
+const FORBIDDEN =
+  "The server may not read this file or folder. Give the user who runs the server permission to read it, " +
+  "and make sure that --allow-read includes it.";
+const ERROR_STYLE = "body { max-width: 36rem; padding-top: 12vh }";
 
 /** Common headers, and the responses that are not made from a file: errors, redirects and OPTIONS. */
 class Responses {
@@ -1448,7 +1644,7 @@ class Responses {
   }
 
   /** Builds an error response: a page for clients that prefer HTML, otherwise text. */
-  fail(request: Request, status: StatusCode, headers?: Record<string, string>, explanation?: Explanation): Response {
+  fail(request: Request, status: StatusCode, headers?: Record<string, string>, explanation?: string): Response {
     const isPage = status !== 416 && accepts(request, "text/plain", "text/html") === "text/html"; // media players get text
     if (headers !== undefined || explanation !== undefined) {
       return this.#buildError(status, isPage, headers, explanation);
@@ -1467,13 +1663,23 @@ class Responses {
   ): Response {
     const type = isPage ? "text/html" : "text/plain";
     const title = `${status} ${STATUS_TEXT[status]}`;
-    const { text = "", html = escapeHtml(text) } = explanation ?? {};
+    const text = explanation ?? (status === 403 ? FORBIDDEN : "");
+    const link = explanation === undefined ? this.#linkToParent(request) : "";
     const body = isPage
-      ? `${pageHead(title, "body { text-align: center }")}<h1>${title}</h1>\n${html && `<p>${html}</p>\n`}`
+      ? `${pageHead(title, ERROR_STYLE)}<h1>${title}</h1>\n${text && `<p>${escapeHtml(text)}</p>\n`}${link}`
       : `${title}\n${text && `${text}\n`}`;
     const length = `${new TextEncoder().encode(body).length}`;
     const defaults = { "content-type": `${type}; charset=UTF-8`, "content-length": length, "vary": "Accept" };
     return this.build(body, { ...defaults, ...headers }, status);
+  }
+
+  /** Returns a link to the folder that contains the target of a request, or to the base if the target is outside of it. */
+  #linkToParent(request: Request): string {
+    const { path } = parseTarget(request, this.options.base);
+    const parent = path === undefined ? "/" : parentOf(path);
+    if (parent === undefined) return "";
+    const folder = this.options.base + parent;
+    return `<p>Go to <a href="${escapeHtml(encodePath(folder))}">${nameHtml(folder)}</a></p>\n`;
   }
 
   /** Builds the 403 for a host that clients on this machine may not use. */
@@ -1481,18 +1687,12 @@ class Responses {
     const text =
       `Requests from this machine must use localhost, an IP address or an allowed name, because any web page ` +
       `could point its own name to this machine. To allow this name, start the server with --allow-host ${host}`;
-    return this.fail(request, 403, {}, { text });
+    return this.fail(request, 403, {}, text);
   }
 
   /** Builds the 401 that asks for credentials (RFC 7617, 2 and 2.1). */
   requireLogin(request: Request): Response {
-    return this.fail(request, 401, { "www-authenticate": 'Basic realm="http-server", charset="UTF-8"' });
-  }
-
-  /** Builds the 404 for paths outside the base, with a link to the base. */
-  failOutsideBase(request: Request): Response {
-    const url = `${encodePath(this.options.base)}/`;
-    return this.fail(request, 404, {}, { html: `<a href="${escapeHtml(url)}">${escapeHtml(url)}</a>` });
+    return this.fail(request, 401, { "www-authenticate": 'Basic realm="http-server", charset="UTF-8"' }, "");
   }
 
   /** Builds a permanent redirect without a host, so that it can't lead to another site. */
@@ -1518,9 +1718,6 @@ class Responses {
     }, 204);
   }
 }
-
-/** What an error page explains beside the status; `html` replaces the text in pages. */
-type Explanation = { text?: string; html?: string };
 
 const MAX_AGE_LIMIT = 2 ** 31; // seconds (RFC 9111, 1.2.2)
 
@@ -1604,6 +1801,21 @@ function withoutBody(response: Response): Response {
   return new Response(response.headers.has("content-length") ? null : new Blob().stream(), response);
 }
 
+/** The style of all pages. The contrast of text is at least 4.5, and of icons and borders 3. */
+const BASE_STYLE = `:root {
+color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; background: light-dark(#fff, #101418); color: var(--text);
+--text: light-dark(#1c2126, #e3e8ee); --muted: light-dark(#5c656f, #98a2ae); --link: light-dark(#0a58ca, #7fb4ff);
+--edge: light-dark(#868e98, #6b7580); --line: light-dark(#e3e7eb, #262c33); --hover: light-dark(#f2f4f7, #1b2128);
+--folder: light-dark(#3d8bdf, #5ea4ec) }
+body { margin: 0 auto; padding: 1.5rem; overflow-wrap: anywhere }
+a { color: var(--link); text-decoration: none }
+a:hover { text-decoration: underline }
+:focus-visible { outline: 2px solid var(--link); outline-offset: 1px }
+@media (pointer: coarse) {
+a, input { display: inline-block; box-sizing: border-box; min-width: 2.75rem; min-height: 2.75rem }
+p a { padding: .75rem }
+}`;
+
 /** Returns the start of a page; `style` is added to the style of all pages. */
 function pageHead(title: string, style: string): string {
   return `<!doctype html>
@@ -1612,7 +1824,7 @@ function pageHead(title: string, style: string): string {
 <meta name="viewport" content="width=device-width">
 <link rel="icon" href="data:,">
 <title>${title}</title>
-<style>:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif }
+<style>${BASE_STYLE}
 ${style}</style>
 `;
 }

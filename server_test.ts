@@ -234,7 +234,7 @@ const ODD_NAMES = [
 
 /** Returns the URLs that a listing links to, in order. */
 function linksIn(listing: string): string[] {
-  return [...listing.matchAll(/<tr><td><a href="([^"]*)">/g)].map(([, href]) => unescapeHtml(href!));
+  return [...listing.matchAll(/<tr[^>]*><td><a href="([^"]*)">/g)].map(([, href]) => unescapeHtml(href!));
 }
 
 function unescapeHtml(text: string): string {
@@ -859,8 +859,6 @@ Deno.test("handler() serves the root under a base and nothing outside it", async
     assertEquals((await rawGet(server.port, target)).status, 404, target);
   }
   assertEquals((await rawGet(server.port, "/%64/sub/a.txt")).text, "a");
-  const outside = await get(handlerFor({ root: site.root, base: "/d&x/" }), "/nothing", { accept: "text/html" });
-  assertStringIncludes(outside.text, '<a href="/d&#38;x/">/d&#38;x/</a>');
   using live = startLive(site, { base: "/docs", spa: true });
   const { text } = await get(live.handler, "/docs/any", NAVIGATION);
   assertMatch(text, /^<script async src="\/docs\/\.live-reload\/script\.js\?[\w-]+"><\/script>root$/);
@@ -1236,7 +1234,8 @@ Deno.test({
       for (const path of ["/file.txt", "/folder/", "/folder/a.txt", "/folder/nothing", "/noindex/", "/enterable/"]) {
         for (const method of ["GET", "HEAD"]) {
           const { status, text } = await fetchFrom(handler, path, { method });
-          assertEquals([status, text], [403, method === "GET" ? "403 Forbidden\n" : ""], `${method} ${path}`);
+          assertEquals(status, 403, `${method} ${path}`);
+          if (method === "GET") assertMatch(text, /^403 Forbidden\n.*permission to read it.*\n$/);
         }
         for (const headers of REVEALING_HEADERS) assertEquals((await get(handler, path, headers)).status, 403, path);
       }
@@ -3453,16 +3452,105 @@ Deno.test("handler() lists human-readable sizes and dates, and links that keep t
   const row = '<tr><td><a href="f.bin"><bdi>f.bin</bdi></a><td title="12,345 bytes">12.3 kB<td>2020-02-29 13:45\n';
   assertStringIncludes(all, row);
   assert(row.length < 120, "the row is too long");
-  assertStringIncludes(all, "<p>0 folders, 2 files, 12.3 kB</p>");
-  assert(!/<script|onload|javascript:/.test(all), "the listing contains a script");
+  assertStringIncludes(all, '<p><span role="status">2 files, 12.3 kB</span>');
+  assertStringIncludes(all, '<a href="../" rel="up" aria-label="Parent folder">');
+  assertStringIncludes(all, '<a href="?sort=name&#38;order=asc&#38;view=grid">Grid</a>');
+  assertStringIncludes(all, `<tr class=picture><td><a href="${url}"><bdi>${html}</bdi></a><td title="1 bytes">1 B<td>`);
+  assert(!/<img|<video/.test(all), "the list has previews");
+  const top = (await get(handler, "/")).text;
+  assertStringIncludes(top, '<tr class=folder><td><a href="sub%20dir/"><bdi>sub dir</bdi></a><td><td>');
+  assert(!top.includes('rel="up"'), "the root has a parent");
+});
 
-  assertStringIncludes(all, '<a href="?sort=name&#38;order=asc&#38;view=grid">Pictures</a>');
-  const grid = (await get(handler, "/sub%20dir/a&b/?view=grid")).text;
-  const image = `<img loading="lazy" src="${url}" alt=""><bdi>${html}</bdi>`;
-  assertStringIncludes(grid, `<li><a href="${url}">${image}</a>`);
-  assert(!grid.includes("f.bin"), "the grid contains a file that is not a picture");
-  assertStringIncludes(grid, '">List</a>');
-  assert(!(await get(handler, "/")).text.includes("Pictures"), "the listing links to pictures but has none");
+Deno.test("handler() shows previews in the grid, which stays on", async () => {
+  await using site = await Site.lay({
+    "a/b/c/x": "",
+    "a/b/p q.JPG": "",
+    "a/b/v.mp4": "",
+    "a/b/s.mp3": "",
+    "a/b/n": "",
+  });
+  const handler = handlerFor({ root: site.root });
+  const { text } = await get(handler, "/a/b/?view=grid&sort=size&order=asc&q=");
+  assertEquals(linksIn(text), ["c/?view=grid", "n", "p q.JPG".replace(" ", "%20"), "s.mp3", "v.mp4"]);
+  assertEquals([...text.matchAll(/<a href="(\.\.\/[^"]*)"/g)].map(([, href]) => href), [
+    ...["../?view=grid", "../../?view=grid", "../?view=grid"],
+  ]);
+  for (const name of ["Name", "Size", "Modified"]) {
+    assertMatch(text, new RegExp(`<a href="\\?[^"]*view=grid">${name}</a>`));
+  }
+  assertStringIncludes(text, '<input type="hidden" name="view" value="grid">');
+  assertStringIncludes(text, '<a href="?sort=size&#38;order=asc">List</a>');
+  const date = "\\d{4}-\\d\\d-\\d\\d\n";
+  const empty = '<td title="0 bytes">0 B<td>';
+  for (
+    const row of [
+      '<tr class=folder><td><a href="c/?view=grid"><i></i><bdi>c</bdi></a><td><td>',
+      `<tr><td><a href="n"><i></i><bdi>n</bdi></a>${empty}`,
+      `<tr class=picture><td><a href="p%20q.JPG"><img loading="lazy" src="p%20q.JPG" alt=""><bdi>p q.JPG</bdi></a>${empty}`,
+      `<tr class=sound><td><a href="s.mp3"><i></i><bdi>s.mp3</bdi></a>${empty}`,
+      '<tr class=video><td><a href="v.mp4"><video preload="metadata" muted src="v.mp4#t=.001"></video><bdi>v.mp4</bdi></a>',
+    ]
+  ) assertMatch(text, new RegExp(row.replace(/[.?]/g, "\\$&") + (row.includes("video") ? "" : date)));
+});
+
+Deno.test("handler() counts folders and files, and says what a listing without rows means", async (t) => {
+  await using site = await Site.lay({
+    ...{ "empty": null, "both/a/x": "", "both/b/x": "", "both/f.txt": "1234", "folders/a/x": "" },
+    ...{ "file/f.txt": "", "files/f.txt": "12", "files/g.txt": "1" },
+  });
+  const handler = handlerFor({ root: site.root });
+  const cases: [string, string][] = [
+    ["/both/", "2 folders, 1 file, 4 B"],
+    ["/folders/", "1 folder"],
+    ["/file/", "1 file, 0 B"],
+    ["/files/", "2 files, 3 B"],
+    ["/files/?q=g", "1 file, 1 B"],
+    ["/files/?q=%3Cx", "No names contain \u201c<bdi>&#60;x</bdi>\u201d."],
+    ["/empty/?q=x", "No names contain \u201c<bdi>x</bdi>\u201d."],
+    ["/empty/", "This folder is empty."],
+  ];
+  await each(t, cases, ([path]) => path, async ([path, summary]) => {
+    const { text } = await get(handler, path);
+    assertStringIncludes(text, `<span role="status">${summary}</span>`);
+    const isFiltered = path.includes("q=");
+    assertStringIncludes(text, `<a href="?sort=name&#38;order=asc"${isFiltered ? "" : " hidden"}>Show all</a>`);
+    assertEquals(text.includes("<form>"), path !== "/empty/");
+  });
+});
+
+Deno.test("handler() isolates bidirectional controls in names", async () => {
+  const name = "invoice\u202efdp.exe";
+  await using site = await Site.lay({ [`${name}/a\u2067b\u200f.txt`]: "" });
+  const handler = handlerFor({ root: site.root });
+  const control = (code: string) => `<bdi title="U+${code}">${String.fromCharCode(parseInt(code, 16))}</bdi>`;
+  assertStringIncludes((await get(handler, "/")).text, `<bdi>invoice${control("202E")}fdp.exe</bdi></a>`);
+  const { text } = await get(handler, `/${encodeURIComponent(name)}/`);
+  assertStringIncludes(text, `/ <bdi>invoice${control("202E")}fdp.exe</bdi></h1>`);
+  assertStringIncludes(text, `<bdi>a${control("2067")}b${control("200F")}.txt</bdi></a>`);
+});
+
+Deno.test("handler() orders names as the collator does", async () => {
+  const { compare } = new Intl.Collator("en", { numeric: true });
+  const characters = [
+    ..." !#$%&'()+,-.;=@[]^_`{}~009123abcXYZ",
+    ...isWindows ? [] : '":<>?*|',
+    "é",
+    "ß",
+    "\u0301",
+    "😀",
+  ];
+  const pick = () => characters[Math.floor(Math.random() * characters.length)]!;
+  const names = new Set(["1".repeat(60), "z1", `${"0".repeat(20)}1`, "file-007", "file-7", "file_7", "FILE-7"]);
+  for (let count = 0; count < 3000; count++) {
+    const name = `n${Array.from({ length: 1 + count % 7 }, pick).join("")}x`.normalize();
+    names.add(isLinux ? name : name.toLowerCase()); // elsewhere names that differ only in case are the same
+  }
+  await using site = await Site.lay(Object.fromEntries([...names].map((name) => [name, ""])));
+  const listed = namesIn((await get(handlerFor({ root: site.root }), "/")).text);
+  assert(listed.length >= 1000);
+  const misplaced = listed.find((name, index) => index > 0 && compare(listed[index - 1]!, name) > 0);
+  assertEquals(misplaced, undefined);
 });
 
 Deno.test({
@@ -3554,6 +3642,24 @@ Deno.test("handler() shares a listing among simultaneous requests and reads the 
   }
   site.write({ "new.txt": "" });
   assert(namesIn((await get(handler, "/")).text).includes("new.txt"));
+  site.write({ "new.txt": "12345" }); // this changes neither a name nor the time of the folder
+  assertStringIncludes((await get(handler, "/")).text, '<bdi>new.txt</bdi></a><td title="5 bytes">');
+});
+
+Deno.test("handler() compresses a listing again only if it changed", async () => {
+  await using site = await Site.lay(Object.fromEntries(Array.from({ length: 600 }, (_, index) => [`${index}`, ""])));
+  const handler = handlerFor({ root: site.root });
+  const texts = new Set<string>();
+  const list = async () => texts.add((await getDecoded(handler, "/", "gzip")).text);
+  assertEquals(
+    await compressionsDuring(async () => {
+      for (let count = 0; count < 3; count++) await list();
+      site.write({ "9": "changed" });
+      for (let count = 0; count < 3; count++) await list();
+    }),
+    2,
+  );
+  assertEquals(texts.size, 2);
 });
 
 Deno.test("handler() responds to others while it lists a big folder", async () => {
@@ -3588,7 +3694,7 @@ Deno.test("handler() serves files with unusual names and links to each in the li
     assertEquals([status, text], [200, name]);
   }
   const listing = (await get(handler, "/sub/")).text;
-  assert(!listing.includes("<script>"), "a name is not escaped");
+  assert(!listing.includes("<script>alert"), "a name is not escaped");
   const opened = [];
   for (const link of linksIn(listing)) {
     opened.push((await get(handler, new URL(link, "http://localhost/sub/").pathname)).text);
@@ -3644,7 +3750,7 @@ Deno.test("handler() uses the first 1,024 characters of a filter", async (t) => 
       const { status, text } = await get(handler, `/?q=${encodeURIComponent(filter)}&sort=size`);
       assertEquals(status, 200);
       const [, value = ""] = /name="q" value="([^"]*)"/.exec(text) ?? [];
-      const links = [...text.matchAll(/href="(\?[^"]*)"/g)]
+      const links = [...text.matchAll(/href="(\?[^"]*)">(?!Show all)/g)]
         .map(([, query]) => new URLSearchParams(unescapeHtml(query!)).get("q") ?? "");
       assert(links.length > 0, text);
       return { longest, value: unescapeHtml(value), links, text };
@@ -3675,8 +3781,8 @@ Deno.test("handler() uses the first 1,024 characters of a filter", async (t) => 
 
 /** Returns the text of the links in a listing, as an HTML parser would. */
 function linkTextsIn(listing: string): string[] {
-  return [...listing.matchAll(/<tr><td><a href="[^"]*"><bdi>([^<]*)<\/bdi><\/a>/g)].map(([, text]) => {
-    const parsed = text!.replace(/\r\n?/g, "\n"); // normalized before character references are resolved
+  return [...listing.matchAll(/<tr[^>]*><td><a href="[^"]*">(.*?)<\/a>/gs)].map(([, html]) => {
+    const parsed = html!.replace(/<[^>]*>/g, "").replace(/\r\n?/g, "\n"); // normalized before character references are resolved
     assert(!/&(?!#\d+;)/.test(parsed), `an ampersand is not escaped: ${parsed}`);
     return unescapeHtml(parsed);
   });
@@ -3743,8 +3849,8 @@ Deno.test({
     for (const name of unique) { // the title and the heading contain the name, too
       const { text } = await get(handler, `/folders/${encodeURIComponent(name)}/`);
       const [, title = ""] = /<title>([^<]*)<\/title>/.exec(text) ?? [];
-      const [, heading = ""] = /<bdi>([^<]*)<\/bdi><\/h1>/.exec(text) ?? [];
-      assertEquals([unescapeHtml(title), unescapeHtml(heading)], [name, name]);
+      const [, heading = ""] = /<h1>.* \/ <bdi>(.*)<\/bdi><\/h1>/s.exec(text) ?? [];
+      assertEquals([unescapeHtml(title), unescapeHtml(heading.replace(/<[^>]*>/g, ""))], [name, name]);
     }
   },
 });
@@ -3837,7 +3943,7 @@ Deno.test("handler() builds one body for simultaneous requests of a listing", as
     let encoded = 0;
     try {
       TextEncoder.prototype.encode = function (text) {
-        if ((text ?? "").length > 30_000) encoded++;
+        encoded += Number(text?.includes("599"));
         return encode.call(this, text);
       };
       const request = () => handler(new Request("http://localhost/", { headers }));
@@ -3887,6 +3993,48 @@ Deno.test("handler() responds to OPTIONS with Allow and rejects methods other th
     );
     assertEquals([status, headers.get("allow")], [405, "GET, HEAD, OPTIONS"], method);
   }
+});
+
+Deno.test("handler() links error pages to the folder above, or to the base", async (t) => {
+  await using site = await Site.lay({ "a.txt": "a", "sub/x": "x" });
+  const cases: [string, string, string | undefined][] = [
+    ["/", "/nothing", "/"],
+    ["/", "/sub/nothing", "/sub/"],
+    ["/", "/sub/nothing/?q", "/sub/"],
+    ["/", "//example.com/nothing", "/example.com/"],
+    ["/", "/a&%3C%22%0D%3F/nothing", "/a&%3C%22%0D%3F/"],
+    ["/", "/%zz", "/"],
+    ["/d&x/", "/d&x/nothing", "/d&x/"],
+    ["/d&x/", "/d&x/sub/nothing", "/d&x/sub/"],
+    ["/d&x/", "/nothing", "/d&x/"],
+    ["/d&x/", "/d&x/", undefined],
+  ];
+  await each(t, cases, ([base, path]) => `${base} ${path}`, async ([base, path, expected]) => {
+    const handler = handlerFor({ root: site.root, base, listing: false });
+    const { status, text } = await get(handler, path, { accept: "text/html" });
+    assertEquals(status, path === "/%zz" ? 400 : 404);
+    const [, href, label] = /<p>Go to <a href="([^"]*)"><bdi>([^<]*)<\/bdi><\/a><\/p>/.exec(text) ?? [];
+    assertEquals(href && unescapeHtml(href), expected);
+    assertEquals(label && unescapeHtml(label), expected && decodeURIComponent(expected));
+  });
+  await t.step("an unreadable file", async () => {
+    const { statSync } = Deno;
+    try {
+      Deno.statSync = () => {
+        throw new Deno.errors.PermissionDenied("denied");
+      };
+      const { status, text } = await get(handlerFor({ root: site.root }), "/sub/x", { accept: "text/html" });
+      assertEquals(status, 403);
+      assertStringIncludes(text, "permission to read it");
+      assertStringIncludes(text, '<a href="/sub/">');
+    } finally {
+      Deno.statSync = statSync;
+    }
+  });
+  await t.step("none in a 401", async () => {
+    const { status, text } = await get(handlerFor({ root: site.root, auth: "a:b" }), "/sub/x", { accept: "text/html" });
+    assertEquals([status, text.includes("<a ")], [401, false]);
+  });
 });
 
 Deno.test("handler() allows other origins with cors, including preflight requests", async () => {

@@ -927,55 +927,190 @@ test("each link of a listing opens, whatever the name", async () => {
   assertEquals(found.sort(), files.map((name) => `It is ${name}`).sort());
 });
 
-test("a listing sorts, filters and shows pictures without a script, and fits a phone", async () => {
-  const long = `${"long-name-without-a-space".repeat(8)}.txt`;
-  const svg = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30"><rect width="40" height="30"/></svg>';
-  await using site = await Site.lay({ "f9.txt": "12345", "f10.txt": "1", [long]: "", "p.svg": svg, "sub/x": "" });
+const SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30"><rect width="40" height="30"/></svg>';
+const LONG_NAME = `${"long-name-without-a-space".repeat(8)}.txt`;
+const LISTED: Tree = {
+  ...{ "f9.txt": "12345", "f10.txt": "1", [LONG_NAME]: "", "p.svg": SVG, "v.mp4": "", "s.mp3": "", "a.zip": "" },
+  ...{ "c.ts": "", "other": "", "sub/x.txt": "", "sub/deep/a/bc/folder with spaces/y": "", "empty": null },
+};
+const LISTED_NAMES = [
+  "empty",
+  "sub",
+  "a.zip",
+  "c.ts",
+  "f9.txt",
+  "f10.txt",
+  LONG_NAME,
+  "other",
+  "p.svg",
+  "s.mp3",
+  "v.mp4",
+];
+const DESKTOP: BrowserContextOptions = { viewport: { width: 1280, height: 900 } };
+const PHONE: BrowserContextOptions = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
+const SMALL: BrowserContextOptions = { ...PHONE, viewport: { width: 320, height: 640 } };
+
+/** Returns the names that a listing shows. */
+async function namesOf(tab: Page): Promise<string[]> {
+  return await tab.locator("tbody a:visible").allTextContents();
+}
+
+test("a listing sorts, filters and shows a grid without scripts", async () => {
+  await using site = await Site.lay(LISTED);
   await using server = await serve(site.root);
-  const kinds: Record<string, BrowserContextOptions> = {
-    desktop: { viewport: { width: 1000, height: 700 }, colorScheme: "light" },
-    phone: { viewport: { width: 360, height: 640 }, isMobile: true, hasTouch: true, colorScheme: "dark" },
-  };
-  for (const [kind, options] of Object.entries(kinds)) {
-    await using tab = await openTab(options);
+  for (const options of [DESKTOP, PHONE]) {
+    await using tab = await openTab({ ...options, javaScriptEnabled: false });
     const requested: string[] = [];
     tab.on("request", (request) => requested.push(new URL(request.url()).pathname));
     await tab.goto(server.url);
-    const names = () => tab.locator("td a").allTextContents();
-    assertEquals(await names(), ["sub", "f9.txt", "f10.txt", long, "p.svg"]);
+    assertEquals(await namesOf(tab), LISTED_NAMES);
     assertEquals(requested, ["/"], "the listing needs no other file");
-    const width = () => tab.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-    const [wide, window] = await width();
-    assert(wide! <= window!, `${kind}: ${wide} > ${window}`);
-    assertEquals(await tab.locator("td:nth-child(3)").first().isVisible(), kind === "desktop");
-    if (kind === "phone") {
-      for (const target of await tab.locator("a, input[type=search]").all()) {
-        const box = await target.boundingBox();
-        if (box === null) continue; // phones don't show this column
-        assert(box.height >= 43.9 && box.width >= 43.9, `${await target.textContent()}: ${JSON.stringify(box)}`);
-      }
-    }
-    await tab.getByRole("link", { name: "Size" }).focus();
+    const sorted = async () => [await tab.locator("[aria-sort]").innerText(), (await namesOf(tab)).slice(2, 4)];
+    const sort = (name: string) => tab.getByRole("link", { name, exact: true });
+    await sort("Size").focus();
     await tab.keyboard.press("Enter");
-    await tab.waitForURL(/sort=size/);
-    assertEquals(await names(), ["sub", "p.svg", "f9.txt", "f10.txt", long]);
+    await tab.waitForURL(/sort=size&order=desc/);
+    assertEquals(await sorted(), ["Size", ["p.svg", "f9.txt"]]);
+    await sort("Size").click();
+    await tab.waitForURL(/sort=size&order=asc/);
+    assertEquals((await namesOf(tab)).slice(-2), ["f9.txt", "p.svg"]);
+    await tab.getByRole("link", { name: "Grid" }).click();
+    await tab.waitForURL(/sort=size&order=asc&view=grid/);
+    assertEquals(await tab.locator("img").evaluateAll((images) => images.length), 1);
     await tab.getByRole("searchbox").fill("F1");
     await tab.keyboard.press("Enter");
-    await tab.waitForURL(/q=F1/);
-    assertEquals([await names(), /sort=size/.test(tab.url())], [["f10.txt"], true]);
-    await tab.goto(server.url);
-    await tab.getByRole("link", { name: "Pictures" }).click();
-    await tab.waitForFunction(() => document.querySelector("img")?.naturalWidth === 40);
-    const [wideGrid, windowGrid] = await width();
-    assert(wideGrid! <= windowGrid!, `${kind}: ${wideGrid} > ${windowGrid}`);
-    await tab.getByRole("link", { name: "List" }).click();
+    await tab.waitForURL(/q=F1&sort=size&order=asc&view=grid/);
+    assertEquals(await namesOf(tab), ["f10.txt"]);
+    await tab.getByRole("link", { name: "Show all" }).click();
     await tab.getByRole("link", { name: "sub" }).click();
-    await tab.waitForURL(/sub\/$/);
-    assertEquals([await tab.title(), await names()], ["sub", ["x"]]);
-    await tab.locator("h1 a").click();
-    await tab.waitForURL(server.url);
+    await tab.waitForURL(/sub\/\?view=grid$/);
+    assertEquals([await tab.title(), await namesOf(tab)], ["sub", ["deep", "x.txt"]]);
+    await tab.getByRole("link", { name: "Parent folder" }).click();
+    await tab.waitForURL(`${server.url}?view=grid`);
+    await tab.getByRole("link", { name: "List" }).click();
+    assertEquals(await namesOf(tab), LISTED_NAMES);
+    await tab.goto(`${server.url}empty/`);
+    assertEquals(await tab.getByRole("status").innerText(), "This folder is empty.");
   }
 });
+
+test("a listing filters while one types, also a listing that the server filtered", async () => {
+  await using site = await Site.lay(LISTED);
+  await using server = await serve(site.root);
+  for (const view of ["", "?view=grid"]) {
+    await using tab = await openTab();
+    await tab.goto(server.url + view);
+    const input = tab.getByRole("searchbox");
+    const status = async () => [await namesOf(tab), await tab.getByRole("status").innerText()];
+    const [all, summary] = await status();
+    await input.pressSequentially("F1");
+    assertEquals(await status(), [["f10.txt"], "1 of 11 names"]);
+    await input.pressSequentially("x");
+    assertEquals(await status(), [[], "No names contain \u201cF1x\u201d."]);
+    await input.fill("");
+    assertEquals([await status(), await tab.getByText("Show all").isVisible()], [[all, summary], false]);
+    await input.fill("F1x");
+    await input.press("Enter");
+    await tab.waitForURL(/q=F1x/);
+    assertEquals(await status(), [[], "No names contain \u201cF1x\u201d."]);
+    await tab.keyboard.press("End");
+    await tab.keyboard.press("Backspace"); // in the filter, which has the focus
+    await tab.waitForURL(/q=F1&/);
+    assertEquals((await status())[0], ["f10.txt"]);
+    await tab.getByRole("link", { name: "Show all" }).click();
+    await tab.waitForURL((url) => !url.searchParams.has("q"));
+    assertEquals(await status(), [all, summary]);
+  }
+});
+
+test("a listing works under a strict content-security policy", async () => {
+  await using site = await Site.lay(LISTED);
+  await using server = await serve(site.root, "--header", "Content-Security-Policy: default-src 'none'");
+  await using tab = await openTab(DESKTOP);
+  await tab.goto(server.url);
+  await tab.getByRole("searchbox").fill("F1");
+  assertEquals(await namesOf(tab), LISTED_NAMES);
+  await tab.keyboard.press("Enter");
+  await tab.waitForURL(/q=F1/);
+  assertEquals(await namesOf(tab), ["f10.txt"]);
+});
+
+test("a listing has columns at fixed places, and icons beside names of any length", async () => {
+  await using site = await Site.lay(LISTED);
+  await using server = await serve(site.root);
+  await using tab = await openTab(DESKTOP);
+  const columns = new Set<string>();
+  for (const path of ["", "sub/", "sub/deep/", "?q=f9"]) {
+    await tab.goto(server.url + path);
+    const left = (cell: Element) => Math.round(cell.getBoundingClientRect().left);
+    columns.add(`${await tab.locator("th").evaluateAll((cells, left) => cells.map(eval(left)), `(${left})`)}`);
+  }
+  assertEquals(columns.size, 1, [...columns].join(" / "));
+  await tab.goto(server.url);
+  const tops = await tab.locator("tbody a").evaluateAll((links) =>
+    links.map((link) => link.querySelector("bdi")!.getBoundingClientRect().top - link.getBoundingClientRect().top)
+  );
+  assertEquals(new Set(tops).size, 1, `${tops}`);
+});
+
+test("a listing and an error page fit every window, with large targets and enough contrast", async () => {
+  await using site = await Site.lay(LISTED);
+  await using server = await serve(site.root);
+  const paths = [
+    "",
+    "?view=grid",
+    "sub/deep/a/bc/folder%20with%20spaces/",
+    "empty/",
+    "?q=nothing-contains-this",
+    "no/thing",
+  ];
+  for (const options of [DESKTOP, PHONE, SMALL]) {
+    for (const colorScheme of ["light", "dark"] as const) {
+      await using tab = await openTab({ ...options, colorScheme });
+      for (const path of paths) {
+        await tab.goto(server.url + path);
+        const where = `${path} ${options.viewport!.width} ${colorScheme}`;
+        const [wide, window] = await tab.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+        assert(wide! <= window!, `${where}: ${wide} > ${window}`);
+        assertEquals(await tab.evaluate(faintTexts), [], where);
+        for (const target of options.hasTouch ? await tab.locator("a:visible, input:visible").all() : []) {
+          const { width, height } = (await target.boundingBox())!;
+          assert(width >= 43.9 && height >= 43.9, `${where}: ${await target.textContent()} ${width} x ${height}`);
+        }
+      }
+    }
+  }
+  await using tab = await openTab(DESKTOP);
+  await tab.goto(server.url);
+  for (let count = 0; count < 8; count++) {
+    await tab.keyboard.press("Tab");
+    const outline = await tab.evaluate(() => getComputedStyle(document.activeElement!).outline);
+    assertMatch(outline, /solid [1-9]/, `${count}`);
+  }
+});
+
+/** Returns the texts of a page whose contrast is too low (WCAG 2.2, 1.4.3). */
+function faintTexts(): string[] {
+  const rgb = (color: string) => (color.match(/[\d.]+/g) ?? []).map(Number);
+  const luminance = (color: string) => {
+    const [r = 0, g = 0, b = 0] = rgb(color).map((value) => {
+      const part = value / 255;
+      return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const backgroundOf = (element: Element | null): string => {
+    if (element === null) return "rgb(255, 255, 255)";
+    const { backgroundColor } = getComputedStyle(element);
+    return rgb(backgroundColor)[3] === 0 ? backgroundOf(element.parentElement) : backgroundColor;
+  };
+  return [...document.querySelectorAll("a, td, th, p, h1, bdi, input")].flatMap((element) => {
+    const [low = 0, high = 0] = [getComputedStyle(element).color, backgroundOf(element)].map(luminance)
+      .sort((one, other) => one - other);
+    const contrast = (high + 0.05) / (low + 0.05);
+    return contrast < 4.5 ? [`${element.outerHTML}: ${contrast}`] : [];
+  });
+}
 
 /** Returns a silent WAV file with 8,000 samples of 2 bytes per second. */
 function makeAudio(seconds: number): Uint8Array {
