@@ -1609,7 +1609,7 @@ const ERROR_STYLE = "body { max-width: 36rem; padding-top: 12vh }";
 
 /** Common headers, and the responses that are not made from a file: errors, redirects and OPTIONS. */
 class Responses {
-  #kept = new Map<string, Response>(); // error responses without details: to clone one is faster than to build it
+  #kept = new Map<StatusCode, Response>(); // plain-text errors: to clone one is faster than to build it
 
   constructor(private readonly options: Pick<Options, "base" | "cors" | "headers" | "maxAge">) {
     for (const [name, value] of options.headers) {
@@ -1646,21 +1646,9 @@ class Responses {
   /** Builds an error response: a page for clients that prefer HTML, otherwise text. */
   fail(request: Request, status: StatusCode, headers?: Record<string, string>, explanation?: string): Response {
     const isPage = status !== 416 && accepts(request, "text/plain", "text/html") === "text/html"; // media players get text
-    if (headers !== undefined || explanation !== undefined) {
-      return this.#buildError(status, isPage, headers, explanation);
-    }
-    const key = `${status} ${isPage}`;
-    const kept = this.#kept.get(key) ?? this.#buildError(status, isPage);
-    this.#kept.set(key, kept);
-    return kept.clone();
-  }
-
-  #buildError(
-    status: StatusCode,
-    isPage: boolean,
-    headers?: Record<string, string>,
-    explanation?: Explanation,
-  ): Response {
+    const isPlain = !isPage && headers === undefined && explanation === undefined;
+    const kept = isPlain ? this.#kept.get(status) : undefined;
+    if (kept !== undefined) return kept.clone();
     const type = isPage ? "text/html" : "text/plain";
     const title = `${status} ${STATUS_TEXT[status]}`;
     const text = explanation ?? (status === 403 ? FORBIDDEN : "");
@@ -1670,7 +1658,9 @@ class Responses {
       : `${title}\n${text && `${text}\n`}`;
     const length = `${new TextEncoder().encode(body).length}`;
     const defaults = { "content-type": `${type}; charset=UTF-8`, "content-length": length, "vary": "Accept" };
-    return this.build(body, { ...defaults, ...headers }, status);
+    const response = this.build(body, { ...defaults, ...headers }, status);
+    if (isPlain) this.#kept.set(status, response.clone());
+    return response;
   }
 
   /** Returns a link to the folder that contains the target of a request, or to the base if the target is outside of it. */
