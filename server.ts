@@ -1348,18 +1348,18 @@ function normalizeForSearch(text: string): string {
   return text.normalize("NFD").toLowerCase();
 }
 
-/** Joins pieces of text to bytes. One long string would take ten times the memory. */
+/** Encodes pieces of text. As one long string, the text of a big listing would take ten times the memory of its bytes. */
 async function encodePieces(pieces: Iterable<string>): Promise<Bytes> {
-  const parts: Bytes[] = [];
+  const encoder = new TextEncoder();
+  let buffer = new ArrayBuffer(64 << 10);
   let size = 0;
   for (const piece of pieces) {
-    const part = new TextEncoder().encode(piece);
-    size += part.length;
-    if (parts.push(part) > 2) await delay(0);
+    const mostSize = size + 3 * piece.length;
+    if (mostSize > buffer.byteLength) buffer = buffer.transfer(2 * mostSize); // frees the old memory at once
+    size += encoder.encodeInto(piece, new Uint8Array(buffer, size)).written;
+    if (piece.length > 50 * PIECE) await delay(0);
   }
-  const bytes = new Uint8Array(size);
-  for (const part of parts.reverse()) bytes.set(part, size -= part.length);
-  return bytes;
+  return new Uint8Array(buffer.transfer(size));
 }
 
 /** Renders rows in pieces. */
