@@ -1921,8 +1921,8 @@ function createPasswordCheck(credentials: string): (request: Headers) => boolean
 const LIVE_SCRIPT_PATH = "/.live-reload/script.js"; // in a dot-folder, which is not served otherwise
 const LIVE_EVENTS_PATH = "/.live-reload/events";
 const LIVE_CHECK_HEADER = "live-reload-check"; // marks the HEAD request of the script, which counts as a navigation
-const SWEEP_RATIO = 25; // a rest takes 25 times as long as the sweep before, so that sweeps take 4% of a core,
-const LONGEST_REST = 1000; // but at most so many ms
+const SWEEP_RATIO = 25; // a rest takes 25 times as long as the sweep before, so that sweeps take 4% of a core
+const LONGEST_REST = 1000; // ms; a sweep may only seem long, because other programs use the processor
 const SWEEP_WAIT = 200; // ms that a page waits for a sweep
 const SLICE_TIME = 2; // ms of a sweep before yielding to other requests
 const BURST_SWEEPS = 20; // sweeps in a row that find a change before pages reload anyway
@@ -2037,8 +2037,8 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 
 /** What was found at a known path. */
 interface Outcome {
-  metadata: string; // "" if the path is missing
-  content: string; // what pages see: the tag of a file or the names in a folder if `isRead`, else what metadata shows
+  metadata: string; // size, times and so on; "" if the path is missing
+  content: string; // what a page can see: the tag of a file or the names in a folder if `isRead`, else what metadata shows
   isRead?: boolean; // whether a request read the file or listed the folder
 }
 
@@ -2140,7 +2140,7 @@ class LiveReload {
         if (this.options.signal?.aborted) return controller.close();
         listener = controller;
         this.#listeners.add(listener);
-        // A page of another version reloads. But while changes are pending, their event may spare it that.
+        // A page of another version reloads now. But if an event is pending, that may only swap its stylesheets.
         const data = JSON.stringify({ version: this.#version });
         if (this.#changed.size === 0) listener.enqueue({ data, retry: RETRY_TIME });
         if (this.#listeners.size === 1) this.#watch();
@@ -2225,7 +2225,7 @@ class LiveReload {
   }
 }
 
-/** Returns what the metadata of an entry shows. A slash keeps it apart from tags and names. */
+/** Returns the outcome of a look that reads nothing. The slashes keep its content apart from tags and names. */
 function toOutcome(entry?: Entry): Outcome {
   if (entry === undefined) return { metadata: "", content: "/missing" };
   const { isFile, isSettled, size, mtime, ctime, inode, device } = entry;

@@ -288,7 +288,10 @@ async function listen(handler: Handler, version: string) {
         if (change.version !== version) return change;
       }
     },
-    cancel: () => reader.cancel(),
+    async cancel(): Promise<void> {
+      await reader.cancel();
+      await new Promise((resolve) => setTimeout(resolve)); // until the handler has learned of it
+    },
   };
 }
 
@@ -4804,14 +4807,25 @@ function beforeLooks(file: string, fn: (count: number) => void): Disposable {
   return { [Symbol.dispose]: () => Deno.statSync = statSync };
 }
 
-/** Records the delays of all timers from now on. */
-function recordDelays() {
-  const { setTimeout } = globalThis;
-  const delays: number[] = [];
+/** Watches the rests of live reload between two sweeps. */
+function watchRests() {
+  const { setTimeout, clearTimeout } = globalThis;
+  const rests: number[] = []; // in milliseconds
+  const pending = new Set<ReturnType<typeof setTimeout>>();
   Object.assign(globalThis, {
-    setTimeout: (callback: () => void, delay = 0) => (delays.push(delay), setTimeout(callback, delay)),
+    setTimeout(callback: () => void, delay = 0) {
+      const timer = setTimeout(() => (pending.delete(timer), callback()), delay);
+      if (delay < 100 || delay > 1000) return timer; // of something else
+      rests.push(delay);
+      pending.add(timer);
+      return timer;
+    },
+    clearTimeout(timer: ReturnType<typeof setTimeout>) {
+      pending.delete(timer);
+      clearTimeout(timer);
+    },
   });
-  return { delays, [Symbol.dispose]: () => Object.assign(globalThis, { setTimeout }) };
+  return { rests, pending, [Symbol.dispose]: () => Object.assign(globalThis, { setTimeout, clearTimeout }) };
 }
 
 Deno.test("handler() notices a change that another request reads while it is written", async () => {
@@ -4878,15 +4892,15 @@ Deno.test("handler() rests between two sweeps, 25 times as long as they take, bu
     await using site = await Site.lay({ "index.html": "<p>page" });
     let time = later();
     using live = startLive(site, { now: () => time, limits: { sweepRest: 100 } });
-    using timers = recordDelays();
+    using timers = watchRests();
+    const { rests } = timers;
     const page = await openPage(live);
     using _ = beforeLooks(site.file("index.html"), () => time += lookTime); // the clock stands still otherwise
-    const rests = () => timers.delays.filter((delay) => delay >= 100 && delay <= 1000);
-    await until(() => rests().length >= 2, "two sweeps");
-    assertEquals(rests()[1], rest);
+    await until(() => rests.length >= 2, "two sweeps");
+    assertEquals(rests[1], rest);
     site.write({ "index.html": "<p>changed" });
     assertEquals((await page.next())?.since, page.version);
-    assertEquals(rests().at(-1), 100); // while pages wait for an event
+    assertEquals(rests.at(-1), 100); // while pages wait for an event
   });
 });
 
@@ -4912,6 +4926,7 @@ Deno.test("handler() forgets the oldest paths beyond a limit", async () => {
 Deno.test("handler() ends its event streams when the signal aborts, starts no new ones, and leaves nothing running", async () => {
   await using site = await Site.lay({ "index.html": "<p>page" });
   using live = startLive(site);
+  using timers = watchRests();
   const version = versionIn((await get(live.handler, "/", NAVIGATION)).text);
   const listeners = await Promise.all([1, 2].map(() => listen(live.handler, version)));
   const disconnected = await listen(live.handler, version);
@@ -4919,19 +4934,55 @@ Deno.test("handler() ends its event streams when the signal aborts, starts no ne
   await fetchFrom(live.handler, "/.live-reload/events", { method: "HEAD" });
   site.write({ "index.html": "<p>changed" });
   for (const events of listeners) assertEquals((await events.next())?.since, version);
-  live.stop.abort(); // the test fails if a timer is left
+  await until(() => timers.pending.size > 0, "a rest");
+  live.stop.abort();
+  assertEquals(timers.pending.size, 0);
   for (const events of listeners) assertEquals(await events.next(), undefined);
   assertEquals((await get(live.handler, "/.live-reload/events")).text, ""); // ends immediately
   assertEquals((await get(live.handler, "/")).status, 200);
 });
 
+Deno.test("handler() never sweeps twice at a time, even if another page comes during a sweep", async () => {
+  await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "a" });
+  using live = startLive(site);
+  using timers = watchRests();
+  const page = await openPage(live, "/", ["/a.txt"]);
+  await until(() => timers.pending.size === 1, "a rest");
+  let looks = 0;
+  using _ = beforeLooks(site.file("index.html"), (count) => looks = count);
+  const { open } = Deno;
+  const [opening, mayOpen] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  try {
+    Deno.open = async (...args) => {
+      opening.resolve();
+      await mayOpen.promise;
+      return await open(...args);
+    };
+    site.write({ "a.txt": "changed" });
+    await within(opening.promise, "a sweep that reads a.txt");
+    await page.cancel();
+    const other = await listen(live.handler, page.version);
+    await get(live.handler, "/none", NAVIGATION); // does not wait for the end of the sweep
+    assertEquals(looks, 1);
+    mayOpen.resolve();
+    await until(() => timers.pending.size > 0, "a rest");
+    assertEquals(timers.pending.size, 1);
+    assertEquals((await other.next())?.since, page.version);
+  } finally {
+    Deno.open = open;
+  }
+});
+
 Deno.test("handler() looks at nothing while nobody listens", async () => {
   await using site = await Site.lay({ "index.html": "<p>page" });
   using live = startLive(site);
+  using timers = watchRests();
   const page = await openPage(live);
-  await page.cancel(); // the test fails if a timer is left
+  await until(() => timers.pending.size > 0, "a rest");
+  await page.cancel();
+  assertEquals(timers.pending.size, 0);
   const head = await fetchFrom(live.handler, "/.live-reload/events", { method: "HEAD" });
-  assertEquals(head.status, 200);
+  assertEquals([head.status, timers.pending.size], [200, 0]);
 });
 
 Deno.test({

@@ -887,6 +887,29 @@ test("a page does not retry if its policy forbids the connection", async () => {
   assertMatch(failures.join(), /^[^,]*connect[^]*Content Security Policy/i);
 });
 
+test("a page reloads without a storage", async () => {
+  // A sandboxed page has an origin of its own, so it needs CORS.
+  const args = ["--cors", "--header", "Content-Security-Policy: sandbox allow-scripts"];
+  await using live = await openLive({ "index.html": page("one") }, { args });
+  const { site, tab } = live;
+  await shows(tab, "one");
+  site.write({ "index.html": page("two") });
+  await shows(tab, "two");
+});
+
+test("a page that can't be checked tries again", async () => {
+  await using live = await openLive({ "index.html": page("one") });
+  const { site, server, tab } = live;
+  let checks = 0;
+  await tab.route(server.url, async (route) => {
+    const isFirst = route.request().method() === "HEAD" && ++checks === 1;
+    await (isFirst ? route.abort() : route.continue());
+  });
+  site.write({ "index.html": page("two") });
+  await shows(tab, "two");
+  assertEquals(checks, 2);
+});
+
 test("files, listings and 404 pages reload under a content-security policy", async () => {
   const tree = { "index.html": page("one"), "404.html": page("not found"), "sub/a.txt": "a" };
   const policy = "Content-Security-Policy: default-src 'self'; style-src 'unsafe-inline'";
