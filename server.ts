@@ -2201,7 +2201,7 @@ class LiveReload {
   }
 
   #update(path: UrlPath, before: Outcome, outcome: Outcome): void {
-    if (outcome.metadata === before.metadata || this.#known.get(path) !== before) return; // unchanged, or forgotten
+    if (outcome.metadata === before.metadata) return;
     this.#known.set(path, outcome);
     if (outcome.content === before.content) return;
     this.#version = crypto.randomUUID();
