@@ -4828,6 +4828,33 @@ function watchRests() {
   return { rests, pending, [Symbol.dispose]: () => Object.assign(globalThis, { setTimeout, clearTimeout }) };
 }
 
+Deno.test("handler() notices a change that another request reads first, if only a precompressed file was read", async () => {
+  await using site = await Site.lay({ "index.html": "<p>page", "a.js": "one", "a.js.br": "precompressed" });
+  using live = startLive(site);
+  const page = await openPage(live);
+  assertEquals((await get(live.handler, "/a.js", { "accept-encoding": "br" })).text, "precompressed");
+  site.write({ "a.js": "two" });
+  assertEquals((await get(live.handler, "/a.js")).text, "two");
+  assertEquals((await page.next())?.since, page.version);
+});
+
+Deno.test("handler() notices a second change that leaves the metadata as it was, when the file has settled", async () => {
+  await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "one" });
+  let time = Date.now();
+  using live = startLive(site, { now: () => time });
+  const { statSync } = Deno;
+  const info = statSync(site.file("a.txt"));
+  try {
+    Deno.statSync = (path) => join(`${path}`) === site.file("a.txt") ? info : statSync(path);
+    const page = await openPage(live, "/", ["/a.txt"]);
+    site.write({ "a.txt": "two" });
+    time += 3000;
+    assertEquals((await page.next())?.since, page.version);
+  } finally {
+    Deno.statSync = statSync;
+  }
+});
+
 Deno.test("handler() notices a change that another request reads while it is written", async () => {
   await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "one" });
   using live = startLive(site, { now: Date.now }); // the file is too new for the cache
@@ -4905,18 +4932,19 @@ Deno.test("handler() rests between two sweeps, 25 times as long as they take, bu
 });
 
 Deno.test("handler() forgets the oldest paths beyond a limit", async () => {
-  await using site = await Site.lay({ "index.html": "<p>page", "old.txt": "" });
+  await using site = await Site.lay({ "index.html": "<p>page", "old.txt": "", "last.txt": "" });
   using live = startLive(site, { limits: { knownPaths: 100 } });
   await get(live.handler, "/old.txt");
   for (let index = 0; index < 100; index++) await get(live.handler, `/missing/${index}.txt`);
-  const page = await openPage(live);
+  await get(live.handler, "/last.txt");
   const { statSync } = Deno;
   const seen = new Set<string>();
   try {
     Deno.statSync = (path) => (seen.add(join(`${path}`)), statSync(path));
-    site.write({ "index.html": "<p>changed" });
-    assertEquals((await page.next())?.since, page.version);
-    assert(seen.has(site.file("index.html")));
+    await until(async () => {
+      await get(live.handler, "/", NAVIGATION); // sweeps
+      return seen.has(site.file("last.txt"));
+    }, "the end of a sweep");
     assert(!seen.has(site.file("old.txt")), "the oldest path is still known");
   } finally {
     Deno.statSync = statSync;
@@ -4925,7 +4953,7 @@ Deno.test("handler() forgets the oldest paths beyond a limit", async () => {
 
 Deno.test("handler() ends its event streams when the signal aborts, starts no new ones, and leaves nothing running", async () => {
   await using site = await Site.lay({ "index.html": "<p>page" });
-  using live = startLive(site);
+  using live = startLive(site, { limits: { sweepRest: 100 } });
   using timers = watchRests();
   const version = versionIn((await get(live.handler, "/", NAVIGATION)).text);
   const listeners = await Promise.all([1, 2].map(() => listen(live.handler, version)));
@@ -4944,7 +4972,7 @@ Deno.test("handler() ends its event streams when the signal aborts, starts no ne
 
 Deno.test("handler() never sweeps twice at a time, even if another page comes during a sweep", async () => {
   await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "a" });
-  using live = startLive(site);
+  using live = startLive(site, { limits: { sweepRest: 100 } });
   using timers = watchRests();
   const page = await openPage(live, "/", ["/a.txt"]);
   await until(() => timers.pending.size === 1, "a rest");
@@ -4975,7 +5003,7 @@ Deno.test("handler() never sweeps twice at a time, even if another page comes du
 
 Deno.test("handler() looks at nothing while nobody listens", async () => {
   await using site = await Site.lay({ "index.html": "<p>page" });
-  using live = startLive(site);
+  using live = startLive(site, { limits: { sweepRest: 100 } });
   using timers = watchRests();
   const page = await openPage(live);
   await until(() => timers.pending.size > 0, "a rest");
