@@ -4643,10 +4643,11 @@ Deno.test("handler() reports a change of anything that was requested, and of not
       "data.json": "{}",
       "big.bin": new Uint8Array(2 << 20),
       "list/a.txt": "a",
+      "empty": null,
       "unused.txt": "x",
       "style.css": "a {}",
     });
-  const uses = ["/data.json", "/big.bin", "/list/", "/sub/none", "/style.css", "/soon.js", "/soon/"];
+  const uses = ["/data.json", "/big.bin", "/list/", "/empty/", "/sub/none", "/style.css", "/soon.js", "/soon/"];
   const rows: [string, (site: Site) => unknown, string[] | undefined][] = [
     ["the page", (site) => site.write({ "index.html": "<p>changed" }), undefined],
     ["a file", (site) => site.write({ "data.json": "[]" }), undefined],
@@ -4665,6 +4666,7 @@ Deno.test("handler() reports a change of anything that was requested, and of not
     ["a nearer 404.html", (site) => site.write({ "404.html": "root's" }), undefined],
     ["the 404.html", (site) => site.write({ "sub/404.html": "other" }), undefined],
     ["a name in a listing", (site) => site.write({ "list/b.txt": "" }), undefined],
+    ["a removed empty folder", (site) => Deno.removeSync(site.file("empty")), undefined],
     ["a replaced folder", (site) => {
       Deno.renameSync(site.file("list"), site.file("old"));
       site.write({ "list/other.txt": "" });
