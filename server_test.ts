@@ -4938,12 +4938,12 @@ Deno.test("handler() forgets the path that was requested the longest time ago be
   await using site = await Site.lay({ "index.html": "<p>page", "used.txt": "", "old.txt": "", "last.txt": "" });
   using live = startLive(site, { limits: { knownPaths: 100 } });
   const getMissing = async (first: number) => {
-    for (let index = first; index < first + 50; index++) await get(live.handler, `/missing/${index}.txt`);
+    for (let index = first; index < first + 30; index++) await get(live.handler, `/missing/${index}.txt`);
   };
   for (const path of ["/used.txt", "/old.txt"]) await get(live.handler, path);
   await getMissing(0);
   await get(live.handler, "/used.txt");
-  await getMissing(50);
+  await getMissing(30);
   await get(live.handler, "/last.txt");
   const { statSync } = Deno;
   const seen = new Set<string>();
@@ -4979,7 +4979,7 @@ Deno.test("handler() ends its event streams when the signal aborts, starts no ne
 });
 
 Deno.test("handler() never sweeps twice at a time, even if another page comes during a sweep", async () => {
-  await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "a" });
+  await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "a".repeat(100_000) });
   using live = startLive(site, { limits: { sweepRest: 100 } });
   using timers = watchRests();
   const page = await openPage(live, "/", ["/a.txt"]);
@@ -4994,7 +4994,7 @@ Deno.test("handler() never sweeps twice at a time, even if another page comes du
       await mayOpen.promise;
       return await open(...args);
     };
-    site.write({ "a.txt": "changed" });
+    site.write({ "a.txt": "b".repeat(100_000) }); // too big to be read at once
     await within(opening.promise, "a sweep that reads a.txt");
     await page.cancel();
     const other = await listen(live.handler, page.version);
