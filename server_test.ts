@@ -5741,7 +5741,7 @@ Deno.test("main() reports no more than once per interval that it can't accept co
         const addr = { transport: "tcp", hostname: "127.0.0.1", port: 1 };
         return { addr, finished: Promise.reject(new Error("too many open files")), shutdown() {} };
       }) as unknown as typeof serve;
-      const limits = { ...LIMITS, retryDelay: 0, stopTime: 0, flushTime: 0, reportInterval };
+      const limits = { ...LIMITS, retryDelay: 0, sameSignalTime: 0, stopTime: 0, flushTime: 0, reportInterval };
       const { code, stderr } = await runMain(["--quiet", here], limits);
       const report = "http-server: cannot accept a connection: too many open files\n";
       assertEquals([code, count, stderr], [0, 5, report.repeat(reports)]);
