@@ -294,6 +294,7 @@ export interface Answer {
 /** A client that sends raw bytes and reads the responses from one connection, one after the other. */
 export class RawClient implements Disposable {
   #connection: Deno.Conn;
+  #chunk = new Uint8Array(65536);
   #buffer = new Uint8Array();
 
   private constructor(connection: Deno.Conn) {
@@ -329,12 +330,11 @@ export class RawClient implements Disposable {
   }
 
   async #read(): Promise<boolean> {
-    const chunk = new Uint8Array(65536);
-    const length = await this.#connection.read(chunk).catch(() => null);
+    const length = await this.#connection.read(this.#chunk).catch(() => null);
     if (length === null) return false;
     const joined = new Uint8Array(this.#buffer.length + length);
     joined.set(this.#buffer);
-    joined.set(chunk.subarray(0, length), this.#buffer.length);
+    joined.set(this.#chunk.subarray(0, length), this.#buffer.length);
     this.#buffer = joined;
     return true;
   }
