@@ -397,6 +397,7 @@ interface Entry extends Version {
   readonly hasUsableDate: boolean; // whether mtime may be sent as Last-Modified (RFC 9110, 8.8.2.1)
   readonly isSettled: boolean; // whether another change must give another version, because the last one is old enough
   readonly representations: Map<Encoding, Representation | Promise<Representation>>;
+  cachedSize: number; // bytes in the cache
   resolvedAt: number; // when `realPath` was last checked
   readonly missingUntil: Map<Encoding, number>; // when to look again for a precompressed file that is missing
 }
@@ -420,15 +421,15 @@ const fs = () => loadedFs ??= globalThis.process.getBuiltinModule("node:fs"); //
 /** All access to the served folder: lookup, change detection, contents and content types. */
 class Files {
   readonly root: DiskPath;
-  #options: Pick<Options, "dotfiles" | "symlinks" | "now">;
-  #entries: LruCache<Entry>;
+  #options: Pick<Options, "dotfiles" | "symlinks" | "now" | "limits">;
+  #entries = new Map<UrlPath, Entry>(); // the entry used last comes last
+  #size = 0; // bytes of the entries and of what was made from them
   #types = new Map<string, string | null>();
   #realRoot?: DiskPath; // the root with all links resolved, when it was last needed
 
   /** Throws NotFound if the root does not exist. */
   constructor(options: Pick<Options, "root" | "dotfiles" | "symlinks" | "now" | "limits">) {
     this.#options = options;
-    this.#entries = new LruCache(options.limits.cacheSize);
     this.root = resolve(options.root) as DiskPath;
     Deno.realPathSync(this.root);
   }
@@ -438,14 +439,19 @@ class Files {
     const key = path.length > 1 && path.endsWith("/") ? path.slice(0, -1) as UrlPath : path;
     const known = this.#entries.get(key);
     if (known !== undefined) {
-      if (this.isCurrent(known)) return known;
       this.#entries.delete(key);
+      if (this.isCurrent(known)) {
+        this.#entries.set(key, known);
+        return known;
+      }
+      this.#size -= known.cachedSize;
     }
     if (!this.#options.dotfiles && isHidden(path)) return undefined;
     if (Deno.build.os === "windows" && DEVICE.test(path)) return undefined;
     try {
       const entry = this.#find(key);
-      if (entry?.isSettled) this.#entries.set(key, entry, ENTRY_SIZE);
+      if (entry?.isSettled) this.#entries.set(key, entry);
+      if (entry !== undefined) this.addSize(entry, ENTRY_SIZE);
       return entry;
     } catch (error) {
       if (statusOf(error) !== 404) throw error;
@@ -496,6 +502,7 @@ class Files {
       ...{ path, realPath, ...version, isFile: info.isFile, hasUsableDate },
       isSettled: time - Math.max(version.ctime, hasUsableDate ? version.mtime : 0) > SETTLING_TIME,
       representations: new Map(),
+      cachedSize: 0,
       resolvedAt: 0,
       missingUntil: new Map(),
     };
@@ -686,9 +693,16 @@ class Files {
     return names.filter((name) => this.#options.dotfiles || !name.startsWith(".")).sort().join("\n");
   }
 
-  /** Counts bytes that were made from an entry, as long as the entry is cached. */
+  /** Adds to the size of an entry, if it is in the cache. Removes the least recently used entries from a full cache. */
   addSize(entry: Entry, bytes: number): void {
-    this.#entries.grow(entry.path, entry, bytes);
+    if (this.#entries.get(entry.path) !== entry) return;
+    entry.cachedSize += bytes;
+    this.#size += bytes;
+    for (const [path, oldest] of this.#entries) {
+      if (this.#size <= this.#options.limits.cacheSize) return;
+      this.#entries.delete(path);
+      this.#size -= oldest.cachedSize;
+    }
   }
 }
 
@@ -751,50 +765,6 @@ function exactly(size: number, turn?: (size: number) => Promise<void>): Transfor
       throw new Error("file was truncated while being sent");
     },
   });
-}
-
-/** A least-recently-used cache, limited by the total size of its values. */
-export class LruCache<Value> {
-  /** The sum of all sizes. */
-  size = 0;
-  #items = new Map<string, { value: Value; size: number }>(); // oldest first
-
-  /** Creates a cache for values with a total size of up to `limit`. */
-  constructor(readonly limit: number) {}
-
-  /** Returns a value and marks it as used. */
-  get(key: string): Value | undefined {
-    const item = this.#items.get(key);
-    if (item === undefined) return undefined;
-    this.#items.delete(key);
-    this.#items.set(key, item);
-    return item.value;
-  }
-
-  /** Adds a value and evicts the least recently used ones beyond the limit. */
-  set(key: string, value: Value, size: number): void {
-    this.delete(key);
-    this.#items.set(key, { value, size: 0 });
-    this.grow(key, value, size);
-  }
-
-  /** Adds to the size of a value, if the cache still has it under that key. */
-  grow(key: string, value: Value, size: number): void {
-    const item = this.#items.get(key);
-    if (item === undefined || item.value !== value) return;
-    item.size += size;
-    this.size += size;
-    for (const oldest of this.#items.keys()) {
-      if (this.size <= this.limit) return;
-      this.delete(oldest);
-    }
-  }
-
-  /** Removes a key. */
-  delete(key: string): void {
-    this.size -= this.#items.get(key)?.size ?? 0;
-    this.#items.delete(key);
-  }
 }
 
 // Content types -----------------------------------------------------------------------------------------------------
@@ -1238,12 +1208,11 @@ type View = { sort: string; order: Order; filter: string; isGrid: boolean };
 const BATCH = 250; // names to stat before yielding to other requests
 const PIECE = 1000; // rows to render before yielding to other requests
 const FILTER_LENGTH = 1024; // characters; normalizing a longer filter could block the server
-const FINISHED_LIMIT = 16 << 20; // bytes of finished listings that are kept
 
 /** Lists folders: as a page, or as JSON for clients that prefer it. */
 class Listings {
   #inProgress = new Map<string, Promise<Representation>>();
-  #finished = new LruCache<{ tag: string; representation: Representation }>(FINISHED_LIMIT);
+  #last?: { key: string; tag: string; representation: Representation };
 
   constructor(private readonly files: Files, private readonly encodings: Encodings) {}
 
@@ -1271,12 +1240,11 @@ class Listings {
   async #render(folder: Entry, view: View, isJson: boolean, request: Headers, key: string): Promise<Representation> {
     const bytes = await this.#renderBytes(folder, view, isJson);
     const tag = strongTag(bytes);
-    const last = this.#finished.get(key);
-    if (last?.tag === tag) return last.representation;
+    if (this.#last?.key === key && this.#last.tag === tag) return this.#last.representation;
     const type = `${isJson ? "application/json" : "text/html"}; charset=UTF-8`;
     const headers = new Headers({ "content-type": type, "vary": "Accept" });
     const representation = await this.encodings.encodeGenerated(bytes, headers, request);
-    this.#finished.set(key, { tag, representation }, Number(representation.headers.get("content-length")));
+    this.#last = { key, tag, representation };
     return representation;
   }
 

@@ -61,7 +61,6 @@ import {
   isHidden,
   LIMITS,
   type Limits,
-  LruCache,
   main,
   makeCertificate,
   type Options,
@@ -2219,22 +2218,23 @@ Deno.test({
 
 // Encodings ----------------------------------------------------------------------------------------------------------
 
-Deno.test("LruCache() keeps the most recently used entries within its limit", () => {
-  const cache = new LruCache<number>(100);
-  for (let count = 0; count < 10; count++) cache.set(`${count}`, count, 10);
-  assertEquals(cache.size, 100);
-  assertEquals(cache.get("0"), 0);
-  cache.set("10", 10, 15);
-  assertEquals([cache.size, cache.get("1"), cache.get("2"), cache.get("0")], [95, undefined, undefined, 0]);
-  cache.set("10", 11, 5);
-  assertEquals([cache.size, cache.get("10")], [85, 11]);
-  cache.delete("10");
-  cache.delete("nothing");
-  assertEquals(cache.size, 80);
-  cache.set("most", 1, 95);
-  assertEquals([cache.size, cache.get("most"), cache.get("0")], [95, 1, undefined]);
-  cache.set("huge", 1, 101);
-  assertEquals([cache.size, cache.get("huge"), cache.get("most")], [0, undefined, undefined]);
+Deno.test({
+  name: "handler() keeps the most recently used files within the limit of the cache",
+  ignore: !isLinux,
+  async fn() {
+    const size = 100_000;
+    const names = Array.from({ length: 10 }, (_, index) => `${index}.bin`);
+    await using site = await Site.lay(Object.fromEntries(names.map((name) => [name, new Uint8Array(size)])));
+    const handler = handlerFor({ root: site.root, limits: { cacheSize: 9.5 * (size + 10_000) } }); // room for nine
+    const isCached = async (name: string) =>
+      await bytesRead(async () => void await handler(new Request(`http://localhost/${name}`))) < size;
+    for (const name of names.slice(0, 9)) assert(!await isCached(name), name);
+    for (const name of names.slice(0, 9)) assert(await isCached(name), name);
+    assert(await isCached("0.bin")); // now 1.bin is the least recently used file
+    assert(!await isCached("9.bin"));
+    assert(await isCached("0.bin"), "a recently used file was removed");
+    assert(!await isCached("1.bin"), "the cache has no limit");
+  },
 });
 
 Deno.test({
