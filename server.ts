@@ -405,6 +405,9 @@ interface Entry extends Version {
 /** An open file and the entry that describes it. */
 type Opened = { file: Deno.FsFile; entry: Entry };
 
+/** The contents of a file, or the start of a large one, and the entry that describes them. */
+type Contents = { entry: Entry; bytes: Bytes };
+
 /** A range of bytes; both ends count from 0 and are included. */
 export type ByteRange = { start: number; end: number };
 
@@ -593,19 +596,20 @@ class Files {
     }
   }
 
-  /**
-   * Reads a small file if it still is the version of its entry. This takes a fraction of the time of `open`, which waits for
-   * another thread.
-   */
-  readNow(entry: Entry): Bytes | undefined {
+  #statOpened(file: Deno.FsFile, { realPath }: Entry): Deno.FileInfo {
+    return isEmbedded(this.root) ? Deno.statSync(realPath) : file.statSync(); // embedded files have no stat() and no changes
+  }
+
+  /** Reads a small file, unless it has changed. This takes a fraction of the time of `open`, which waits for a thread. */
+  #readNow(entry: Entry): Contents | undefined {
     if (entry.size > SYNC_SIZE) return undefined;
     const { openSync, readSync, fstatSync, closeSync, constants } = fs();
     const bytes = new Uint8Array(entry.size);
     let file: number | undefined;
     try {
       file = openSync(entry.realPath, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)); // if a FIFO replaced the file
-      const length = readSync(file, bytes, 0, entry.size, null);
-      return length === entry.size && isSameVersion(versionOf(fstatSync(file)), entry) ? bytes : undefined;
+      const isWhole = readSync(file, bytes, 0, entry.size, null) === entry.size;
+      return isWhole && isSameVersion(versionOf(fstatSync(file)), entry) ? { entry, bytes } : undefined;
     } catch {
       return undefined; // `open` reports why
     } finally {
@@ -613,16 +617,17 @@ class Files {
     }
   }
 
-  #statOpened(file: Deno.FsFile, { realPath }: Entry): Deno.FileInfo {
-    return isEmbedded(this.root) ? Deno.statSync(realPath) : file.statSync(); // embedded files have no stat() and no changes
+  /**
+   * Reads a file, or the start of a large one. The returned entry describes these bytes: it is `entry` itself, or a new one
+   * that is not cached if the file changed meanwhile. Throws NotFound if the file was deleted.
+   */
+  async read(entry: Entry): Promise<Contents> {
+    return this.#readNow(entry) ?? await this.#readOpened(await this.open(entry));
   }
 
-  /**
-   * Reads the first `length` bytes of an open file, or all of it if it is shorter. The returned entry describes these
-   * bytes: if the file changed meanwhile, it is a new entry that is not cached.
-   */
-  async read({ file, entry }: Opened, length: number): Promise<{ entry: Entry; bytes: Bytes }> {
-    const bytes = new Uint8Array(Math.min(length, entry.size));
+  async #readOpened({ file, entry }: Opened): Promise<Contents> {
+    using _ = file; // closes it
+    const bytes = new Uint8Array(entry.size > this.#options.limits.readSize ? SNIFFED_SIZE : entry.size);
     let filled = 0;
     while (filled < bytes.length) {
       const count = await file.read(bytes.subarray(filled));
@@ -972,11 +977,10 @@ class Encodings {
     return isCompressed ? await this.#compress(plain, best) : plain;
   }
 
-  /** Makes a representation again, from a newer version of its file. */
-  async reload({ origin, headers, status }: Representation, opened: Opened): Promise<Representation> {
+  /** Makes the representation of a large file for another version of it. */
+  async update({ origin, headers, status }: Representation, entry: Entry): Promise<Representation> {
     const { encoding, stream } = origin;
-    const form = encoding && !stream ? { encoding, type: headers.get("content-type")! } : undefined;
-    const plain = await this.#read(opened, form);
+    const plain = this.#describe(entry, headers.get("content-type")!, stream ? undefined : encoding);
     const newer = stream === undefined ? plain : await this.#compress(plain, encoding!);
     return status === 200 ? newer : await newer.withStatus(status);
   }
@@ -1000,34 +1004,29 @@ class Encodings {
     return promise;
   }
 
-  async #load(entry: Entry, form?: Precompressed): Promise<Representation> {
-    const bytes = this.files.readNow(entry);
-    if (bytes !== undefined) return await this.#describe(entry, bytes, form);
-    const opened = await this.files.open(entry);
-    using _ = opened.file; // closes it
-    return await this.#read(opened, form);
+  /** Makes the representation of a file. The encoding and the type are given if the file is precompressed. */
+  async #load(entry: Entry, encoding?: Encoding, type?: string): Promise<Representation> {
+    const { entry: current, bytes } = await this.files.read(entry);
+    const isLarge = current.size > bytes.length;
+    return this.#describe(
+      current,
+      type ?? await this.files.typeOf(current, bytes),
+      encoding,
+      isLarge ? undefined : bytes,
+    );
   }
 
-  async #read(opened: Opened, form?: Precompressed): Promise<Representation> {
-    const { readSize } = this.options.limits;
-    const { entry, bytes } = await this.files.read(opened, opened.entry.size > readSize ? SNIFFED_SIZE : readSize);
-    return await this.#describe(entry, bytes, form);
-  }
-
-  /** Makes the representation of a file. Its body is in memory unless the file is large, and `bytes` only its start. */
-  async #describe(entry: Entry, bytes: Bytes, form?: Precompressed): Promise<Representation> {
-    const isLarge = entry.size > bytes.length;
-    const type = form?.type ?? await this.files.typeOf(entry, bytes);
+  #describe(entry: Entry, type: string, encoding?: Encoding, bytes?: Bytes): Representation {
     const headers = new Headers({ "content-type": type, "content-length": `${entry.size}` });
-    setValidators(headers, entry, isLarge ? undefined : bytes);
+    setValidators(headers, entry, bytes);
     const hasVariants = COMPRESSIBLE.test(type) && this.isEncodable(type);
     if (hasVariants) headers.set("vary", "Accept-Encoding");
-    if (form === undefined) headers.set("accept-ranges", "bytes");
-    else headers.set("content-encoding", form.encoding);
+    if (encoding === undefined) headers.set("accept-ranges", "bytes");
+    else headers.set("content-encoding", encoding);
     this.responses.addCommonHeaders(headers, isHtmlType(type) ? 0 : this.options.maxAge); // HTML is always revalidated, because it refers to other files
-    const size = form === undefined ? entry.size : undefined;
-    const origin = { entry, encoding: form?.encoding, size, isEncodable: hasVariants && form === undefined };
-    return new Representation(origin, headers, isLarge ? undefined : bytes);
+    const size = encoding === undefined ? entry.size : undefined;
+    const origin = { entry, encoding, size, isEncodable: hasVariants && encoding === undefined };
+    return new Representation(origin, headers, bytes);
   }
 
   /** Compresses a representation; returns it unchanged if that makes it no smaller. */
@@ -1071,8 +1070,8 @@ class Encodings {
     try {
       const found = this.files.look(append(entry.path, CODECS[encoding].suffix));
       if (found?.isFile && found.mtime >= entry.mtime) {
-        const form = { encoding, type: plain.headers.get("content-type")! }; // the type of the original
-        return await this.#share(found, encoding, () => this.#load(found, form));
+        const type = plain.headers.get("content-type")!; // of the original
+        return await this.#share(found, encoding, () => this.#load(found, encoding, type));
       }
     } catch (error) {
       if (statusOf(error) >= 500) throw error; // an unreadable file counts as missing
@@ -1081,9 +1080,6 @@ class Encodings {
     return undefined;
   }
 }
-
-/** Encoding and type of a precompressed file. */
-type Precompressed = { encoding: Encoding; type: string };
 
 /**
  * Reports whether a request may get an encoded response. Ranges and `If-Match` refer to the unencoded bytes. But a
@@ -1719,12 +1715,9 @@ async function sendFromDisk(
   const { file, entry: current } = await services.files.open(entry);
   if (current === entry) return bodyResponse(representation, readFrom(file, range), range, mustCut);
   // The file changed since it was looked up: decide again, about the version that is open.
-  const newer = await services.encodings.reload(representation, { file, entry: current }).catch((error) => {
-    file.close();
-    throw error;
-  });
+  const newer = await services.encodings.update(representation, current);
   const part = selectPart(request, newer);
-  if (newer.isOnDisk && typeof part !== "number") return bodyResponse(newer, readFrom(file, part), part, mustCut);
+  if (typeof part !== "number") return bodyResponse(newer, readFrom(file, part), part, mustCut);
   file.close();
   return await send(request, newer, services, info);
 }
