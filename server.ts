@@ -419,7 +419,7 @@ const ENTRY_SIZE = 1 << 10; // bytes of an entry in memory
 const DEVICE = /\/(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[\d¹²³])[ .]*(?:[.:][^/]*)?(?:\/|$)/i;
 
 let loadedFs: typeof import("node:fs") | undefined;
-const fs = () => loadedFs ??= globalThis.process.getBuiltinModule("node:fs"); // takes 15 ms to load
+const fs = () => loadedFs ??= globalThis.process.getBuiltinModule("node:fs"); // takes 15 ms to load; each call, 1 us
 
 /** All access to the served folder: lookup, change detection, contents and content types. */
 class Files {
@@ -428,7 +428,7 @@ class Files {
   #entries = new Map<UrlPath, Entry>(); // the entry used last comes last
   #size = 0; // bytes of the entries and of what was made from them
   #types = new Map<string, string | null>();
-  #realRoot?: DiskPath; // the root with all links resolved, when it was last needed
+  #realRoot?: DiskPath; // the root with all links resolved, as of the last path with links
 
   /** Throws NotFound if the root does not exist. */
   constructor(options: Pick<Options, "root" | "dotfiles" | "symlinks" | "now" | "limits">) {
@@ -453,8 +453,9 @@ class Files {
     if (Deno.build.os === "windows" && DEVICE.test(path)) return undefined;
     try {
       const entry = this.#find(key);
-      if (entry?.isSettled) this.#entries.set(key, entry);
-      if (entry !== undefined) this.addSize(entry, ENTRY_SIZE);
+      if (!entry?.isSettled) return entry;
+      this.#entries.set(key, entry);
+      this.addSize(entry, ENTRY_SIZE);
       return entry;
     } catch (error) {
       if (statusOf(error) !== 404) throw error;
@@ -465,8 +466,9 @@ class Files {
   #find(path: UrlPath): Entry | undefined {
     if (!this.#exists(path)) return undefined;
     if (!this.#options.dotfiles && this.#hasShortName(path)) return undefined;
-    const plainPath = this.#realRoot + path.replaceAll("/", SEPARATOR) as DiskPath;
-    const realPath = Deno.realPathSync(this.root + path) === plainPath ? plainPath : this.#resolve(path);
+    const pathWithoutLinks = this.#realRoot + path.replaceAll("/", SEPARATOR) as DiskPath;
+    const isWithoutLinks = Deno.realPathSync(this.root + path) === pathWithoutLinks;
+    const realPath = isWithoutLinks ? pathWithoutLinks : this.#resolve(path);
     if (realPath === undefined) return undefined;
     const info = Deno.statSync(realPath);
     // Opening a FIFO blocks until it has a writer, and reading a device may never end.
@@ -474,7 +476,7 @@ class Files {
     return this.#describe(path, realPath, info);
   }
 
-  /** Returns the real path of a path that contains links or other spellings, unless it is outside the root or hidden. */
+  /** Returns the real path of a path that may contain links, unless it leads out of the root or through a dotfile. */
   #resolve(path: UrlPath): DiskPath | undefined {
     // A deployment may switch a root that is a link: resolve it once, so that a switch can't mix two targets.
     const realRoot = Deno.realPathSync(this.root) as DiskPath;
@@ -544,12 +546,13 @@ class Files {
       end = next;
     }
     const folder = path.slice(0, end + 1) as UrlPath;
-    const { mode } = Deno.statSync(this.root + folder);
-    const isOpenToAll = ((mode ?? 0) & 0o111) === 0o111;
-    if (!isOpenToAll && (this.#options.dotfiles || !isHidden(path))) this.#checkAccess(path);
+    const mode = Deno.statSync(this.root + folder).mode ?? 0;
+    const mayEnter = (mode & 0o111) === 0o111; // certainly, because the x bit is set for everybody
+    if (!mayEnter && (this.#options.dotfiles || !isHidden(path))) this.#checkAccess(path);
     return folder;
   }
 
+  /** Throws PermissionDenied if the server may not look at a path. */
   #checkAccess(path: UrlPath): void {
     try {
       Deno.statSync(this.root + path);
@@ -558,7 +561,7 @@ class Files {
     }
   }
 
-  /** Reports whether a path exists, and false without permission. A NotFound error costs more than the rest of a 404. */
+  /** Reports whether a path exists; false without permission. A NotFound error would cost more than the rest of a 404. */
   #exists(path: UrlPath): boolean {
     return fs().existsSync(this.root + path);
   }
@@ -601,13 +604,14 @@ class Files {
   }
 
   /** Reads a small file, unless it has changed. This takes a fraction of the time of `open`, which waits for a thread. */
-  #readNow(entry: Entry): Contents | undefined {
+  readNow(entry: Entry): Contents | undefined {
     if (entry.size > SYNC_SIZE) return undefined;
     const { openSync, readSync, fstatSync, closeSync, constants } = fs();
     const bytes = new Uint8Array(entry.size);
     let file: number | undefined;
     try {
-      file = openSync(entry.realPath, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)); // if a FIFO replaced the file
+      // A FIFO that replaced the file would block `openSync` without O_NONBLOCK, which Windows does not have.
+      file = openSync(entry.realPath, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
       const isWhole = readSync(file, bytes, 0, entry.size, null) === entry.size;
       return isWhole && isSameVersion(versionOf(fstatSync(file)), entry) ? { entry, bytes } : undefined;
     } catch {
@@ -621,11 +625,8 @@ class Files {
    * Reads a file, or the start of a large one. The returned entry describes these bytes: it is `entry` itself, or a new one
    * that is not cached if the file changed meanwhile. Throws NotFound if the file was deleted.
    */
-  async read(entry: Entry): Promise<Contents> {
-    return this.#readNow(entry) ?? await this.#readOpened(await this.open(entry));
-  }
-
-  async #readOpened({ file, entry }: Opened): Promise<Contents> {
+  async read(known: Entry): Promise<Contents> {
+    const { file, entry } = await this.open(known);
     using _ = file; // closes it
     const bytes = new Uint8Array(entry.size > this.#options.limits.readSize ? SNIFFED_SIZE : entry.size);
     let filled = 0;
@@ -857,7 +858,7 @@ const COMPRESSIBLE =
 
 const COMPRESSED_SIZE = 1024; // bytes; smaller bodies are not compressed: they fit into one packet
 const YIELD_SIZE = 256 << 10; // bytes to compress before yielding to other requests
-const START_SIZE = 64 << 10; // bytes whose compression takes about as long as the start of a compressor
+const START_SIZE = 64 << 10; // bytes; to compress them takes about as long as to start a compressor
 const MISSING_TIME = 1000; // ms for which a missing precompressed file is not looked for again
 const REPRESENTATION_SIZE = 8 << 10; // bytes of a representation in memory, beside its body
 
@@ -953,7 +954,7 @@ class Encodings {
       const precompressed = isMissing ? undefined : await this.#loadPrecompressed(current, plain, encoding);
       if (precompressed !== undefined) return precompressed;
       if (!isCompressor(encoding, plain)) continue;
-      if (plain.isOnDisk) await this.#takeTurn(START_SIZE);
+      if (plain.isOnDisk) await this.#takeTurn(START_SIZE); // the response will start a compressor
       return await this.#share(current, encoding, () => this.#compress(plain, encoding));
     }
     return plain;
@@ -1004,18 +1005,14 @@ class Encodings {
     return promise;
   }
 
-  /** Makes the representation of a file. The encoding and the type are given if the file is precompressed. */
-  async #load(entry: Entry, encoding?: Encoding, type?: string): Promise<Representation> {
-    const { entry: current, bytes } = await this.files.read(entry);
-    const isLarge = current.size > bytes.length;
-    return this.#describe(
-      current,
-      type ?? await this.files.typeOf(current, bytes),
-      encoding,
-      isLarge ? undefined : bytes,
-    );
+  /** Makes the representation of a file. A precompressed file has an encoding, and the type of its original. */
+  async #load(entry: Entry, encoding?: Encoding, originalType?: string): Promise<Representation> {
+    const { entry: current, bytes } = this.files.readNow(entry) ?? await this.files.read(entry);
+    const type = originalType ?? await this.files.typeOf(current, bytes);
+    return this.#describe(current, type, encoding, current.size > bytes.length ? undefined : bytes);
   }
 
+  /** Makes the representation of a file with the given contents; without them, its body is on the disk. */
   #describe(entry: Entry, type: string, encoding?: Encoding, bytes?: Bytes): Representation {
     const headers = new Headers({ "content-type": type, "content-length": `${entry.size}` });
     setValidators(headers, entry, bytes);
@@ -1040,11 +1037,10 @@ class Encodings {
     for (const name of ["accept-ranges", "content-length"]) headers.delete(name);
     this.responses.addCommonHeaders(headers);
     if (plain.isOnDisk) {
-      const turns = (length: number) => exactly(length, (size) => this.#takeTurn(size));
-      return new Representation({
-        ...origin,
-        stream: (body, length) => body.pipeThrough(turns(length)).pipeThrough(stream!()),
-      }, headers);
+      const waitForTurn = (size: number) => this.#takeTurn(size);
+      const compressed: Origin["stream"] = (body, length) =>
+        body.pipeThrough(exactly(length, waitForTurn)).pipeThrough(stream!());
+      return new Representation({ ...origin, stream: compressed }, headers);
     }
     const bytes = await plain.bytes;
     await this.#takeTurn(bytes.length);
