@@ -1212,14 +1212,8 @@ class Listings {
   render(folder: Entry, request: Request, query: string): Promise<Representation> {
     const view = parseView(query);
     const isJson = accepts(request, "text/html", "application/json") === "application/json";
-    const key = JSON.stringify([
-      folder.path,
-      folder.mtime,
-      folder.ctime,
-      view,
-      isJson,
-      request.headers.get("accept-encoding"),
-    ]);
+    const { path, mtime, ctime } = folder;
+    const key = JSON.stringify([path, mtime, ctime, view, isJson, request.headers.get("accept-encoding")]);
     const known = this.#inProgress.get(key);
     if (known !== undefined) return known;
     const promise = this.#render(folder, view, isJson, request.headers, key)
@@ -1404,7 +1398,8 @@ h1 > bdi, td a, [aria-sort] a { color: var(--text) }
 tbody tr:hover { background: var(--hover) }
 td a { display: flex; gap: .75rem; padding: .5rem .75rem; outline-offset: -2px; --icon: path(evenodd, "${FILE_ICON}") }
 td a > bdi { min-width: 0; white-space: pre-wrap }
-td a::before { content: ""; flex: none; width: 20px; height: 20px; margin-top: 2px; background: var(--muted); clip-path: var(--icon) }
+td a::before { content: ""; flex: none; width: 20px; height: 20px; margin-top: 2px }
+td a::before, img::after { background: var(--muted); clip-path: var(--icon) }
 .folder a::before { background: var(--folder) }
 ${ICON_STYLE.join("\n")}
 bdi bdi::before { content: attr(title); padding: 0 .25em; border: 1px solid; border-radius: .25em; font-size: .75em }
@@ -1417,8 +1412,12 @@ ${STACKED}
 .grid { max-width: none; ${STACKED} }
 .grid tbody { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)); gap: .5rem }
 .grid tbody tr { border: 0; border-radius: .75rem; grid-template-rows: 1fr auto }
-.grid td a { display: grid; grid-template: auto 1fr / 100%; gap: .5rem; height: 100%; padding: .5rem .75rem 2rem; box-sizing: border-box; border-radius: .75rem }
-.grid td a > :first-child { grid-area: 1 / 1; width: 100%; aspect-ratio: 4 / 3; object-fit: cover; border-radius: .5rem; background: var(--hover) }
+.grid td a { display: grid; grid-template: auto 1fr / 100%; gap: .5rem; padding: .5rem .75rem 2rem }
+.grid td a { box-sizing: border-box; height: 100%; border-radius: .75rem }
+.grid td a > :first-child { grid-area: 1 / 1; position: relative; width: 100%; aspect-ratio: 4 / 3; object-fit: cover }
+.grid td a > :first-child { overflow: hidden; border-radius: .5rem; background: var(--hover) }
+.grid img::before { content: ""; position: absolute; inset: 0; background: var(--hover) } /* of a broken picture */
+.grid img::after { content: ""; position: absolute; inset: calc(50% - 10px); scale: 2.5 }
 .grid td a > :is([src$=".png" i], [src$=".svg" i], [src$=".gif" i]) { object-fit: scale-down }
 .grid td a::before { grid-area: 1 / 1; place-self: center; margin: 0; scale: 2.5; z-index: 1 }
 .grid .picture a::before { display: none }
