@@ -1610,7 +1610,7 @@ class Responses {
     if (kept !== undefined) return kept.clone();
     const type = isPage ? "text/html" : "text/plain";
     const title = `${status} ${STATUS_TEXT[status]}`;
-    const text = explanation ?? (status === 403 ? FORBIDDEN : "");
+    const text = explanation ?? (status === 403 && isPage ? FORBIDDEN : "");
     const link = explanation === undefined ? this.#linkToParent(request) : "";
     const body = isPage
       ? `${pageHead(title, ERROR_STYLE)}<h1>${title}</h1>\n${text && `<p>${escapeHtml(text)}</p>\n`}${link}`
