@@ -1178,11 +1178,10 @@ export function parseRange(header: string | null, size: number): ByteRange | 416
 // Listing -----------------------------------------------------------------------------------------------------------
 
 /** A row of a listing; size in bytes, mtime in milliseconds. */
-type ListedEntry = { name: string; sortKey?: string; isFile: boolean; size: number; mtime: number };
+type ListedEntry = { name: string; isFile: boolean; size: number; mtime: number };
 
 function toListed(name: string, found?: Entry | Deno.FileInfo): ListedEntry | undefined {
-  if (found === undefined) return undefined;
-  return { name, sortKey: sortKey(name), isFile: found.isFile, size: found.size, mtime: Number(found.mtime) || 0 };
+  return found && { name, isFile: found.isFile, size: found.size, mtime: Number(found.mtime) || 0 };
 }
 
 /** The columns of a listing, each with its key and its direction if `?order=` names none. */
@@ -1263,38 +1262,15 @@ function parseView(query: string): View {
   };
 }
 
-/** Returns the order of a listing: folders first, then by the column, then by name. */
+/** Returns the order of a listing: folders first, then by the column, then by name (`file9` before `file10`). */
 function compareBy({ sort, order }: View): (one: ListedEntry, other: ListedEntry) => number {
   const { keyOf } = COLUMNS[sort]!;
+  const { compare } = new Intl.Collator("en", { numeric: true });
   const sign = order === "asc" ? 1 : -1;
   const nameSign = sort === "name" ? sign : 1;
   return (one, other) =>
     Number(one.isFile) - Number(other.isFile) || sign * (keyOf(one) - keyOf(other)) ||
-    nameSign * compareNames(one, other);
-}
-
-/** The order of names: `file9` before `file10`. */
-const COLLATOR = new Intl.Collator("en", { numeric: true });
-
-/** Printable ASCII characters other than letters and digits, in the order of the collator, which has them first. */
-const PUNCTUATION = [..." !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"].sort(COLLATOR.compare).join("");
-
-/** Returns a string that orders names by code units as the collator does, apart from case; undefined if it could not. */
-function sortKey(name: string): string | undefined {
-  if (!/^[ -~]{1,255}$/.test(name)) return undefined;
-  return name.toLowerCase().replace(/0*(\d+)|[^a-z]/g, (character, digits?: string) => {
-    return digits === undefined
-      ? String.fromCharCode(PUNCTUATION.indexOf(character))
-      : `0${String.fromCharCode(48 + digits.length)}${digits}`;
-  });
-}
-
-/** Compares names as the collator does, which would take ten times as long. */
-function compareNames(one: ListedEntry, other: ListedEntry): number {
-  if (one.sortKey === other.sortKey || one.sortKey === undefined || other.sortKey === undefined) {
-    return COLLATOR.compare(one.name, other.name);
-  }
-  return one.sortKey < other.sortKey ? -1 : 1;
+    nameSign * compare(one.name, other.name);
 }
 
 /** Ignores case and how accents are composed. */
