@@ -1341,6 +1341,7 @@ const ICON_STYLE = Object.entries(ICONS).map(([kind, path]) => `.${kind} a { --i
 const STACKED = `table, thead, tbody { display: block }
 thead tr { display: flex }
 th:nth-child(n) { width: auto; border: 0 }
+th:nth-child(n) a { flex-direction: row }
 tbody tr { display: grid; grid-template-columns: auto minmax(0, 1fr); border-bottom: 1px solid var(--line) }
 td { border: 0 }
 td:first-child { grid-area: 1 / 1 / 3 / 3; min-width: 0 }
@@ -1367,6 +1368,7 @@ th ~ th a { flex-direction: row-reverse }
 th ~ th, td ~ td { text-align: right }
 th, td ~ td, p { font-size: .875rem }
 td ~ td { padding: 0 .75rem; white-space: nowrap; font-variant-numeric: tabular-nums }
+p a { margin-left: .5rem }
 h1, h1 a, th a, td ~ td, p, ::placeholder { color: var(--muted) }
 h1 > bdi, td a, [aria-sort] a { color: var(--text) }
 [aria-sort=ascending] a::after { content: "\\2191" / "" }
@@ -1390,11 +1392,11 @@ ${STACKED}
 .grid tbody tr { border: 0; border-radius: .75rem; grid-template-rows: 1fr auto }
 .grid td a { display: grid; grid-template: auto 1fr / 100%; gap: .5rem; padding: .5rem .75rem 2rem }
 .grid td a { box-sizing: border-box; height: 100%; border-radius: .75rem }
-.grid td a > :first-child { grid-area: 1 / 1; position: relative; width: 100%; aspect-ratio: 4 / 3; object-fit: cover }
+.grid td a > :first-child { grid-area: 1 / 1; position: relative; width: 100%; aspect-ratio: 4 / 3; object-fit: contain }
 .grid td a > :first-child { overflow: hidden; border-radius: .5rem; background: var(--hover) }
 .grid img::before { content: ""; position: absolute; inset: 0; background: var(--hover) } /* of a broken picture */
 .grid img::after { content: ""; position: absolute; inset: calc(50% - 10px); scale: 2.5 }
-.grid td a > :is([src$=".png" i], [src$=".svg" i], [src$=".gif" i]) { object-fit: scale-down }
+.grid td a > bdi { display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical; overflow: hidden }
 .grid td a::before { grid-area: 1 / 1; place-self: center; margin: 0; scale: 2.5; z-index: 1 }
 .grid .picture a::before { display: none }
 .grid .video a::before { place-self: end start; margin: .5rem; scale: 1; background: #fff; mix-blend-mode: difference }
@@ -1537,9 +1539,12 @@ function escapeHtml(text: string): string {
 // Responses ---------------------------------------------------------------------------------------------------------
 
 const ALLOW = "GET, HEAD, OPTIONS";
-const FORBIDDEN =
-  "The server may not read this file or folder. Give the user who runs the server permission to read it, " +
-  "and make sure that --allow-read includes it.";
+/** What the built-in pages say about an error. */
+const ERROR_TEXTS: Partial<Record<StatusCode, string>> = {
+  403: "The server may not read this file or folder. Give the user who runs the server permission to read it, " +
+    "and make sure that --allow-read includes it.",
+  404: "There is nothing at this address.",
+};
 const ERROR_STYLE = "body { max-width: 36rem; padding-top: 12vh }";
 
 /** Common headers, and the responses that are not made from a file: errors, redirects and OPTIONS. */
@@ -1586,7 +1591,7 @@ class Responses {
     if (kept !== undefined) return kept.clone();
     const type = isPage ? "text/html" : "text/plain";
     const title = `${status} ${STATUS_TEXT[status]}`;
-    const text = explanation ?? (status === 403 && isPage ? FORBIDDEN : "");
+    const text = explanation ?? (isPage ? ERROR_TEXTS[status] : undefined) ?? "";
     const link = explanation === undefined ? this.#linkToParent(request) : "";
     const body = isPage
       ? `${pageHead(title, ERROR_STYLE)}<h1>${title}</h1>\n${text && `<p>${escapeHtml(text)}</p>\n`}${link}`
@@ -1604,7 +1609,7 @@ class Responses {
     const parent = path === undefined ? "/" : parentOf(path);
     if (parent === undefined) return "";
     const folder = this.options.base + parent;
-    return `<p>Go to <a href="${escapeHtml(encodePath(folder))}">${nameHtml(folder)}</a></p>\n`;
+    return `<p>Go to the folder <a href="${escapeHtml(encodePath(folder))}">${nameHtml(folder)}</a></p>\n`;
   }
 
   /** Builds the 403 for a host that clients on this machine may not use. */
@@ -1767,9 +1772,9 @@ function delay(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
-/** Returns the first line of the message of an error, without the final period. */
+/** Returns the first line of the message of an error, without the system call and the final period. */
 function errorMessage(error: unknown): string {
-  return (error as Error).message.replace(/\.?(\n.*)?$/s, "");
+  return (error as Error).message.replace(/(?:: \w+ '[^']*')?\.?(\n.*)?$/s, "");
 }
 
 /** Writes a line to stderr; ignores errors, such as a full disk. */
@@ -2339,11 +2344,11 @@ function parseCommand(args: string[]) {
   checkUsage(folders.length < 2, `expected one folder, got ${folders.length}: ${folders.join(", ")}`);
   checkUsage(root !== "", "the name of the folder is empty");
   checkUsage(values.host !== "", "--host needs an address to listen on, such as 127.0.0.1");
-  checkUsage(!https || !cert && !key, "--https makes a certificate: it can't be combined with --cert and --key");
+  checkUsage(!https || !cert && !key, "leave out --https to use the certificate of --cert and --key");
   checkUsage(!cert === !key && cert !== "" && key !== "", "--cert and --key must be given together, each with a file");
   checkUsage(auth === undefined || CREDENTIALS.test(auth), `--${CREDENTIALS_SYNTAX}`);
   checkUsage(live || ignore === undefined, "--ignore needs --live");
-  checkUsage(!live || maxAge === undefined, "--live and --max-age can't be combined");
+  checkUsage(!live || maxAge === undefined, "leave out --max-age: with --live, browsers revalidate every file");
   const host = values.host?.replace(/^\[(.*)\]$/, "$1"); // an IPv6 address as in a URL
   const options: Partial<Options> = {
     ...{ root, base, dotfiles, symlinks, spa, cors, live, ignore, auth },
@@ -2351,7 +2356,7 @@ function parseCommand(args: string[]) {
     compress: !values["no-compress"],
     headers: values.header?.map(parseHeader),
     maxAge: parseNumber("--max-age", maxAge, MAX_AGE_LIMIT),
-    allowHosts: [...values["allow-host"] ?? [], ...host === undefined ? [] : [host]],
+    allowHosts: [...values["allow-host"]?.map(parseHost) ?? [], ...host === undefined ? [] : [host]],
   };
   return {
     options,
@@ -2390,6 +2395,7 @@ const OTHER_NAMES: [RegExp, instead: string][] = [
   [/^(?:w|watch|reload|livereload)$/, "use --live"],
   [/^(?:o|open|browser|no-browser)$/, "open the printed address in a browser"],
   [/^(?:c|cache)$/, "use --max-age"],
+  [/^v$/, "use --version"],
   [/^(?:g|gzip|brotli|compress|compression)$/, "responses are compressed unless --no-compress"],
   [/^(?:u|no-gzip|no-compression)$/, "use --no-compress"],
   [/^(?:i|autoindex|listings?|index)$/, "folders are listed unless --no-listing"],
@@ -2410,6 +2416,15 @@ function parseNumber(flag: string, value: string | undefined, most: number): num
   const isRight = /^\d{1,10}$/.test(value) && Number(value) <= most;
   checkUsage(isRight, `${flag} must be a whole number from 0 to ${most}, not "${value}"`);
   return Number(value);
+}
+
+function parseHost(host: string): string {
+  const isRight = /^\.?[\w-]+(?:\.[\w-]+)*\.?(?::\d+)?$/.test(host);
+  checkUsage(
+    isRight,
+    `--allow-host must be a name, such as example.com, or .example.com for all under it, not "${host}"`,
+  );
+  return host;
 }
 
 function parseHeader(header: string): [name: string, value: string] {
@@ -2518,7 +2533,8 @@ function findRoot(named?: string): string {
   } catch (error) {
     if (statusOf(error) !== 404) throw new Error(`cannot read the folder ${root}: ${errorMessage(error)}`);
     const isFile = error instanceof Deno.errors.NotADirectory;
-    checkUsage(named === undefined, isFile ? `${root} is not a folder` : `there is no folder ${root}`);
+    const hint = /^\d+$/.test(named ?? "") ? `; for a port, use --port ${named}` : "";
+    checkUsage(named === undefined, isFile ? `${root} is not a folder` : `there is no folder ${root}${hint}`);
     return findRoot(".");
   }
 }
@@ -2615,11 +2631,15 @@ function bracketed(address: string): string {
   return address.includes(":") ? `[${address}]` : address;
 }
 
-/** Prints the addresses, the folder and the options, up to an empty line; without a terminal, the first line has the URL. */
+/**
+ * Prints the addresses, the folder and the options, up to an empty line. If only the log goes to a file, a person sees them
+ * on stderr.
+ */
 function announce(command: Command, root: string, { hostname, port }: Deno.NetAddr): void {
   const { host, port: named, options, shown } = command;
   const isSecure = command.https || command.tls !== undefined;
   const isTerminal = Deno.stdout.isTerminal();
+  const print = !isTerminal && Deno.stderr.isTerminal() ? console.error : console.log;
   const isEverywhere = hostname === "0.0.0.0" || hostname === "::";
   const isPublic = !LOOPBACK_ADDRESS.test(hostname);
   // Browsers on Windows try ::1 first for `localhost`, and wait 300 ms.
@@ -2629,19 +2649,19 @@ function announce(command: Command, root: string, { hostname, port }: Deno.NetAd
   const note = named === undefined && port !== DEFAULT_PORT ? ` (port ${DEFAULT_PORT} is taken)` : "";
   const isCurrent = options.root === undefined && root !== resolve(DEFAULTS.root);
   const folder = isEmbedded(root) ? "the www folder inside this program" : root;
-  if (isTerminal) console.log();
+  if (isTerminal) print();
   for (const [index, host] of hosts.entries()) {
     const label = index > 0 || isPublic && !isEverywhere ? "Network" : "Local  ";
     const url = `${isSecure ? "https" : "http"}://${bracketed(host)}:${port}${base}/`;
-    console.log("%s  %c%s%c%s", label, "font-weight: bold; color: green", url, "", index === 0 ? note : "");
+    print("%s  %c%s%c%s", label, "font-weight: bold; color: green", url, "", index === 0 ? note : "");
   }
-  console.log(`Version  http-server ${VERSION}`);
-  console.log("Folder  ", `${folder}${isCurrent ? " (the current folder)" : ""}`);
-  if (shown.length > 0) console.log(`Options  ${shown.join(" ")}`);
-  if (options.auth !== undefined && !isSecure) console.log("Without --https, the password is sent in clear text.");
-  if (isTerminal && isPublic) console.log("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
-  if (isTerminal) console.log("Press Ctrl-C to stop.");
-  console.log();
+  print(`Version  http-server ${VERSION}`);
+  print("Folder  ", `${folder}${isCurrent ? " (the current folder)" : ""}`);
+  if (shown.length > 0) print(`Options  ${shown.join(" ")}`);
+  if (options.auth !== undefined && !isSecure) print("Without --https, the password is sent in clear text.");
+  if (isTerminal && isPublic) print("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
+  if (isTerminal) print("Press Ctrl-C to stop.");
+  print();
 }
 
 /** Returns the addresses at which other machines reach a listener on every interface; none without the permission. */

@@ -4028,7 +4028,7 @@ Deno.test("handler() links error pages to the folder above, or to the base", asy
     const handler = handlerFor({ root: site.root, base, listing: false });
     const { status, text } = await get(handler, path, { accept: "text/html" });
     assertEquals(status, path === "/%zz" ? 400 : 404);
-    const [, href, label] = /<p>Go to <a href="([^"]*)"><bdi>([^<]*)<\/bdi><\/a><\/p>/.exec(text) ?? [];
+    const [, href, label] = /<p>Go to the folder <a href="([^"]*)"><bdi>([^<]*)<\/bdi><\/a><\/p>/.exec(text) ?? [];
     assertEquals(href && unescapeHtml(href), expected);
     assertEquals(label && unescapeHtml(label), expected && decodeURIComponent(expected));
   });
@@ -5108,7 +5108,7 @@ Deno.test("main() reports a usage error in one sentence with exit code 2", async
     [["--no-list"], "unknown option '--no-list'; use --no-listing."],
     [["--LIVE"], "unknown option '--LIVE'; use --live."],
     [["--prot=80"], "unknown option '--prot'; --help lists the options."],
-    [["-v"], "unknown option '-v'; --help lists the options."],
+    [["-v"], "unknown option '-v'; use --version."],
     [["--single"], "unknown option '--single'; use --spa."],
     [["-s"], "unknown option '-s'; use --spa for a single-page app, or --quiet."],
     [["--bind", "::"], "unknown option '--bind'; use --host and --port."],
@@ -5149,11 +5149,16 @@ Deno.test("main() reports a usage error in one sentence with exit code 2", async
     [["--key", "key.pem"], "--cert and --key must be given together, each with a file."],
     ...["cert", "key"].map((name): [string[], string] => [
       ["--https", `--${name}`, cert],
-      "--https makes a certificate: it can't be combined with --cert and --key.",
+      "leave out --https to use the certificate of --cert and --key.",
     ]),
     [["--cert", missing, "--key", cert, site.root], `--cert: no such file: ${missing}.`],
     [["--cert", cert, "--key", missing, site.root], `--key: no such file: ${missing}.`],
-    [["--live", "--max-age", "1"], "--live and --max-age can't be combined."],
+    ...["http://example.com/", "*.example.com", "", "a b"].map((name): [string[], string] => [
+      ["--allow-host", name],
+      `--allow-host must be a name, such as example.com, or .example.com for all under it, not "${name}".`,
+    ]),
+    [["8000"], `there is no folder ${join(Deno.cwd(), "8000")}; for a port, use --port 8000.`],
+    [["--live", "--max-age", "1"], "leave out --max-age: with --live, browsers revalidate every file."],
     [["--auth"], "option '--auth' needs a value; --help lists the options."],
     ...["", ":", "user:", "password", "user:pass\nword", "us\x7fer:password"].map((auth): [string[], string] => [
       ["--auth", auth],
@@ -5906,6 +5911,21 @@ Deno.test("main() refuses to start if the private key is in the served folder", 
     const sentence = `every client could download the key ${file}; move it out of the served folder.`;
     assertEquals([code, stderr], [2, `http-server: ${sentence}\n`]);
   }
+});
+
+Deno.test({
+  name: "main() writes only requests to a file if a person sees stderr",
+  ignore: !isLinux,
+  async fn() {
+    await using site = await Site.lay({ "a.txt": "a" });
+    const log = site.file(".access.log");
+    const shell = `exec script --quiet --return --command "$SERVER > '${log}'" /dev/null`;
+    await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { shell });
+    assertStringIncludes(server.startUp, `http://127.0.0.1:${server.port}/`);
+    await (await fetch(`http://127.0.0.1:${server.port}/a.txt`)).text();
+    await until(async () => (await Deno.readTextFile(log)).endsWith("\n"), "the line of the request");
+    assertMatch(await Deno.readTextFile(log), /^127\.0\.0\.1 - - \[.*\] "GET \/a\.txt HTTP\/1\.1" 200 1 .*\n$/);
+  },
 });
 
 Deno.test({
