@@ -176,7 +176,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       if (response.status >= 500) logError(`${request.method} ${displayTarget(target)}: ${errorMessage(error)}`);
     }
     if (version !== undefined) response = live!.insertScript(response, version);
-    if (log !== undefined && !live?.isOwn(request, target.path)) {
+    if (log !== undefined && (response.status === 401 || !live?.isOwn(request, target.path))) {
       log(logLine(request, response, { info, target, start, end: now(), format }));
     }
     return request.method === "HEAD" ? withoutBody(response) : response;
@@ -428,7 +428,6 @@ class Files {
   #entries = new Map<UrlPath, Entry>(); // the entry used last comes last
   #size = 0; // bytes of the entries and of what was made from them
   #types = new Map<string, string | null>();
-  #realRoot?: DiskPath; // the root with all links resolved, as of the last path with links
 
   /** Throws NotFound if the root does not exist. */
   constructor(options: Pick<Options, "root" | "dotfiles" | "symlinks" | "now" | "limits">) {
@@ -449,8 +448,7 @@ class Files {
       }
       this.#size -= known.cachedSize;
     }
-    if (!this.#options.dotfiles && isHidden(path)) return undefined;
-    if (Deno.build.os === "windows" && DEVICE.test(path)) return undefined;
+    if (this.#isRefused(path)) return undefined;
     try {
       const entry = this.#find(key);
       if (!entry?.isSettled) return entry;
@@ -463,12 +461,15 @@ class Files {
     }
   }
 
+  /** Reports whether the name of a path forbids to serve it. */
+  #isRefused(path: UrlPath): boolean {
+    return !this.#options.dotfiles && isHidden(path) || Deno.build.os === "windows" && DEVICE.test(path);
+  }
+
   #find(path: UrlPath): Entry | undefined {
     if (!this.#exists(path)) return undefined;
     if (!this.#options.dotfiles && this.#hasShortName(path)) return undefined;
-    const pathWithoutLinks = this.#realRoot + path.replaceAll("/", SEPARATOR) as DiskPath;
-    const isWithoutLinks = Deno.realPathSync(this.root + path) === pathWithoutLinks;
-    const realPath = isWithoutLinks ? pathWithoutLinks : this.#resolve(path);
+    const realPath = this.#resolve(path);
     if (realPath === undefined) return undefined;
     const info = Deno.statSync(realPath);
     // Opening a FIFO blocks until it has a writer, and reading a device may never end.
@@ -481,7 +482,6 @@ class Files {
     // A deployment may switch a root that is a link: resolve it once, so that a switch can't mix two targets.
     const realRoot = Deno.realPathSync(this.root) as DiskPath;
     if (realRoot !== this.root) checkPermission(realRoot);
-    this.#realRoot = realRoot;
     const realPath = Deno.realPathSync(realRoot + path) as DiskPath;
     const isOutside = !isInside(realRoot, realPath);
     if (isOutside && !this.#options.symlinks) return undefined;
@@ -529,7 +529,7 @@ class Files {
 
   #isInPlace({ path, realPath }: Entry): boolean {
     try {
-      return Deno.realPathSync(this.root + path) === realPath;
+      return this.#resolve(path) === realPath;
     } catch {
       return false;
     }
@@ -683,8 +683,8 @@ class Files {
 
   /** Returns the row of a listing for a name in a folder, or undefined if a request for it would not be served. */
   statEntry(folder: Entry, { name, isFile, isDirectory, isSymlink }: Deno.DirEntry): ListedEntry | undefined {
-    const path = append(folder.path === "/" ? folder.path : append(folder.path, "/"), name);
-    if (name.includes("\\") || !this.#options.dotfiles && isHidden(path)) return undefined; // no URL has a backslash
+    const path = pathIn(folder, name);
+    if (name.includes("\\") || this.#isRefused(path)) return undefined; // no URL has a backslash
     try {
       if (isSymlink) return toListed(name, this.look(path));
       return isFile || isDirectory ? toListed(name, Deno.statSync(folder.realPath + SEPARATOR + name)) : undefined;
@@ -696,7 +696,7 @@ class Files {
   /** Returns the names in a folder that a listing shows, as one string. */
   visibleNames(folder: Entry): string {
     const names = [...Deno.readDirSync(folder.realPath)].map(({ name }) => name);
-    return names.filter((name) => this.#options.dotfiles || !name.startsWith(".")).sort().join("\n");
+    return names.filter((name) => !this.#isRefused(pathIn(folder, name))).sort().join("\n");
   }
 
   /** Adds to the size of an entry, if it is in the cache. Removes the least recently used entries from a full cache. */
@@ -710,6 +710,10 @@ class Files {
       this.#size -= oldest.cachedSize;
     }
   }
+}
+
+function pathIn(folder: Entry, name: string): UrlPath {
+  return append(folder.path === "/" ? folder.path : append(folder.path, "/"), name);
 }
 
 /** Throws NotCapable if Deno would ask on the terminal whether a path may be read, while every client waits. */
@@ -768,7 +772,7 @@ function exactly(size: number, turn?: (size: number) => Promise<void>): Transfor
       if ((size -= chunk.length) <= 0) controller.terminate();
     },
     flush() {
-      throw new Error("file was truncated while being sent");
+      if (size > 0) throw new Error("file was truncated while being sent");
     },
   });
 }
@@ -930,7 +934,6 @@ const BODY_HEADERS = /^(?:content-(?:type|length|encoding|range)|accept-ranges)$
 
 /** Makes the representations of files. What was made from a file is kept in its entry. */
 class Encodings {
-  #lastAccepted: { header?: string; encodings: Encoding[] } = { encodings: [] }; // most clients send the same header
   #compressedSize = 0; // bytes compressed since the last yield
   #lastYield = Promise.resolve();
 
@@ -948,7 +951,7 @@ class Encodings {
     const accepted = plain.origin.isEncodable ? request.get("accept-encoding") : null;
     if (accepted === null || !mayEncode(request)) return plain;
     const current = plain.origin.entry!; // newer than `entry` if the file changed before it was opened
-    for (const encoding of this.#acceptedEncodings(accepted)) {
+    for (const encoding of acceptedEncodings(accepted)) {
       if (encoding === "identity") break;
       const isMissing = (current.missingUntil.get(encoding) ?? 0) > this.options.now();
       const precompressed = isMissing ? undefined : await this.#loadPrecompressed(current, plain, encoding);
@@ -958,11 +961,6 @@ class Encodings {
       return await this.#share(current, encoding, () => this.#compress(plain, encoding));
     }
     return plain;
-  }
-
-  #acceptedEncodings(header: string): Encoding[] {
-    if (header !== this.#lastAccepted.header) this.#lastAccepted = { header, encodings: acceptedEncodings(header) };
-    return this.#lastAccepted.encodings;
   }
 
   /** Returns the representation of generated content. */
@@ -2003,8 +2001,9 @@ class LiveReload {
   }
 
   /** Reports whether a request is for the script or by it. Such requests are not logged. */
-  isOwn({ headers }: Request, path?: UrlPath): boolean {
-    return path === LIVE_SCRIPT_PATH || path === LIVE_EVENTS_PATH || headers.has(LIVE_CHECK_HEADER);
+  isOwn({ method, headers }: Request, path?: UrlPath): boolean {
+    return path === LIVE_SCRIPT_PATH || path === LIVE_EVENTS_PATH ||
+      method === "HEAD" && headers.has(LIVE_CHECK_HEADER);
   }
 
   /** Serves the script and the events. Returns undefined for other paths. */

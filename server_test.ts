@@ -1680,6 +1680,43 @@ Deno.test({
 });
 
 Deno.test({
+  name: "handler() follows no link into the folder that the root led to before",
+  ignore: !HAS_LINKS,
+  async fn() {
+    await using site = await Site.lay({
+      "one/a.txt": "old",
+      "two/a.txt": { link: "../one/a.txt" },
+      "root": { link: "one" },
+    });
+    let time = later();
+    const handler = createHandler({ root: site.file("root"), now: () => time += 10 });
+    for (let count = 0; count < 2; count++) assertEquals((await get(handler, "/a.txt")).text, "old");
+    Deno.removeSync(site.file("root"));
+    link("two", site.file("root"));
+    for (let count = 0; count < 2; count++) assertEquals((await get(handler, "/a.txt")).status, 404);
+  },
+});
+
+Deno.test("handler() serves a big file that is emptied before it is opened", async () => {
+  for (const encoding of ["identity", "gzip"]) {
+    await using site = await Site.lay({ "a.txt": "a".repeat(2 << 20) });
+    const handler = handlerFor({ root: site.root });
+    await getDecoded(handler, "/a.txt", encoding);
+    const { open } = Deno;
+    try {
+      Deno.open = (path, options) => {
+        site.write({ "a.txt": "" });
+        return open(path, options);
+      };
+      const { status, text } = await getDecoded(handler, "/a.txt", encoding);
+      assertEquals([status, text], [200, ""]);
+    } finally {
+      Deno.open = open;
+    }
+  }
+});
+
+Deno.test({
   name: "handler() takes version and bytes from the same open file if another one is swapped in",
   ignore: isWindows,
   async fn() {
@@ -4634,6 +4671,14 @@ Deno.test("handler() leaves the requests of live reload out of the log", async (
   assertEquals(lines, []);
   for (const path of ["/docs/", "/.live-reload/events"]) await fetchFrom(live.handler, path, { method: "HEAD" });
   assertEquals(lines.map((line) => /"(.*?) HTTP/.exec(line)?.[1]), ["HEAD /docs/", "HEAD /.live-reload/events"]);
+  lines.length = 0;
+  await fetchFrom(live.handler, "/docs/", { headers: check.headers }); // only the script's own requests are left out
+  using withPassword = startLive(site, { auth: "me:secret", log: (line) => lines.push(line) });
+  await fetchFrom(withPassword.handler, "/", check);
+  assertEquals(lines.map((line) => /"(.*?) HTTP\/1.1" (\d+)/.exec(line)?.slice(1)), [["GET /docs/", "200"], [
+    "HEAD /",
+    "401",
+  ]]);
 });
 
 /** Opens a page and what it uses, and listens for changes. */
