@@ -6,10 +6,10 @@
  *
  * The file has one section per concern, roughly in the order in which a request needs them:
  *
- * 1. Handler: `createHandler` wires the sections together; every request passes `handle`, `respond` and `select`.
- * 2. Target: `parseTarget` turns the URL of a request into a host, a path and a query.
- * 3. Files: `look` finds the entry for a path, `open` opens it. Nothing else accesses the disk.
- * 4. Content types: `sniffType` decides what a file without a useful registered type is.
+ * 1. Handler: `createHandler` wires the sections together. Requests for files pass `handle`, `respond` and `select`.
+ * 2. Target: `parseTarget` finds the path, the query and the hosts of a request.
+ * 3. Files: `look` finds the entry for a path, `open` opens it. No other section reads the served folder.
+ * 4. Content types: `sniffType` chooses the type if the extension has none, or one that misleads.
  * 5. Encodings: `select` returns the representation of a file in the best encoding that the client accepts.
  * 6. Conditions: `selectPart` chooses the full response, a range, 304, 412 or 416.
  * 7. Listing: `Listings.render` builds the page or the JSON of a folder without an index.html.
@@ -57,7 +57,10 @@ export interface Options {
   dotfiles: boolean;
   /** Whether to follow symbolic links that lead out of the root. Links inside the root always work. @default {false} */
   symlinks: boolean;
-  /** Single-page app: whether unknown paths get the root's `200.html` or `index.html`, except assets. @default {false} */
+  /**
+   * Single-page app: whether unknown paths get the root's `200.html` or `index.html`, unless they have an extension.
+   * @default {false}
+   */
   spa: boolean;
   /** Whether to send CORS headers that allow every origin (Fetch standard, CORS protocol). @default {false} */
   cors: boolean;
@@ -76,7 +79,7 @@ export interface Options {
   live: boolean;
   /** Globs of names or paths that must not trigger a reload. @default {[]} */
   ignore: string[];
-  /** Called with a line of text for each change that pages are told of, without a line break. @default {undefined} */
+  /** Called with a line of text when pages are sent a change, without a line break. @default {undefined} */
   onReload?: (line: string) => void;
   /** Stops live reload. Abort it before `server.shutdown()`, which waits for open event streams. @default {undefined} */
   signal?: AbortSignal;
@@ -84,7 +87,10 @@ export interface Options {
   auth?: string;
   /** Called with one line per request, without a line break. @default {undefined} */
   log?: (line: string) => void;
-  /** The format of these lines: Apache's Combined Log Format, or that of the terminal. @default {"combined"} */
+  /**
+   * The format of these lines: Apache's Combined Log Format, or time, client, request, status, length and duration.
+   * @default {"combined"}
+   */
   logFormat: "combined" | "short";
   /** The clock, in milliseconds since 1970; tests replace it. @default {() => Date.now()} */
   now: () => number;
@@ -92,18 +98,18 @@ export interface Options {
   limits: Limits;
 }
 
-/** Times in milliseconds and sizes in bytes. Tests lower them to reach them soon. */
+/** Times in milliseconds and sizes in bytes, unless noted. Tests use lower ones. */
 export const LIMITS = {
   readSize: 1 << 20, // larger files are not read into memory
-  cacheSize: 64 << 20, // of all entries and what was made from them
+  cacheSize: 64 << 20, // of all entries and their representations
   knownPaths: 20_000, // number of paths whose changes live reload notices
   sweepRest: 100, // between two sweeps of live reload
-  sameSignalTime: 300, // in which a second signal is the same one: `deno task` repeats a Ctrl-C of the terminal
-  stopTime: 3000, // in which responses in flight can finish; some clients have stopped reading
+  sameSignalTime: 300, // a second signal within this time repeats the first: `deno task` doubles a Ctrl-C
+  stopTime: 3000, // for responses in flight to finish; some clients never read to the end
   flushTime: 1000, // in which the log can be written at the end; its reader may have stalled
-  logSize: 1 << 20, // in characters, of the log that waits for its reader; further lines are dropped
-  retryDelay: 100, // before connections are accepted again
-  reportInterval: 60_000, // between two reports that they can't be accepted
+  logSize: 1 << 20, // characters of the log that wait to be written; further lines are dropped
+  retryDelay: 100, // before the server accepts connections again after an error
+  reportInterval: 60_000, // between two reports of such errors
 };
 
 /** The type of {@linkcode LIMITS}. */
@@ -155,9 +161,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   if (settings.live) settings.maxAge = 0;
   const files = new Files(settings);
   const responses = new Responses(settings);
-  const userSetsEncoding = settings.headers.some(([name]) => name.toLowerCase() === "content-encoding");
+  const hasUserEncoding = settings.headers.some(([name]) => name.toLowerCase() === "content-encoding");
   // Live reload inserts its script into uncompressed HTML.
-  const isEncodable = (type: string) => settings.compress && !userSetsEncoding && !(settings.live && isHtmlType(type));
+  const isEncodable = (type: string) => settings.compress && !hasUserEncoding && !(settings.live && isHtmlType(type));
   const encodings = new Encodings(files, responses, isEncodable, settings);
   const listings = new Listings(files, encodings);
   const isAuthorized = settings.auth === undefined ? () => true : createPasswordCheck(settings.auth);
@@ -167,7 +173,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   async function handle(request: Request, info?: Info): Promise<Response> {
     const start = log === undefined ? 0 : now();
     const target = parseTarget(request, base);
-    const version = isNavigation(request) ? await live?.pageVersion() : undefined; // before the page is read
+    const siteVersion = isNavigation(request) ? await live?.pageVersion() : undefined; // before the page is read
     let response;
     try {
       response = await respond(request, target, info);
@@ -175,7 +181,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       response = responses.fail(request, statusOf(error));
       if (response.status >= 500) logError(`${request.method} ${displayTarget(target)}: ${errorMessage(error)}`);
     }
-    if (version !== undefined) response = live!.insertScript(response, version);
+    if (siteVersion !== undefined) response = live!.insertScript(response, siteVersion);
     if (log !== undefined && (response.status === 401 || !live?.isOwn(request, target.path))) {
       log(logLine(request, response, { info, target, start, end: now(), format }));
     }
@@ -269,7 +275,7 @@ interface Target {
   query: string; // as the client sent it, with the question mark; "" if there is none
   decodedPath?: UrlPath; // decoded and normalized; undefined if it is malformed
   path?: UrlPath; // the part of it below the base; undefined if it is malformed or outside the base
-  foreignHosts: string[]; // hosts that other sites could have: names other than localhost
+  foreignHosts: string[]; // the hosts of the request, apart from IP addresses and localhost
 }
 
 /** Authority, path and query of the URL of a request; Deno concatenates scheme, authority and path without validation. */
@@ -281,7 +287,7 @@ const HOST = /^(?:\[[\da-f:.%]+\]|[\w.~!$&'()*+,;=%-]+)(?::\d*)?$/i;
 /** Hosts that no other site can have: IP addresses, and localhost (RFC 6761, 6.3). */
 const IP_OR_LOCALHOST = /^(?:\[[\da-f:.%]+\]|[\d.]+|(?:[\w-]+\.)*localhost\.?)(?::\d*)?$/i;
 
-/** An address that only this machine has. */
+/** Loopback addresses; only this machine has them. */
 const LOOPBACK_ADDRESS = /^(?:127\.|::1$|::ffff:127\.)/;
 
 /** Parses the target of a request. Collects the hosts of `Host`, of an absolute target, and of `:authority`. */
@@ -295,7 +301,7 @@ function parseTarget({ url, headers }: Request, base: string): Target {
   return { rawPath, query, decodedPath, path, foreignHosts };
 }
 
-/** Returns a host that is not allowed if the client is on this machine. `.example.com` also allows `example.com`. */
+/** For a client on this machine, returns the first host that is not allowed. `.example.com` also allows `example.com`. */
 function findRefusedHost({ foreignHosts }: Target, info: Info | undefined, allowHosts: string[]): string | undefined {
   if (!isLoopbackClient(info)) return undefined;
   return foreignHosts.map(normalizeHost).find((host) =>
@@ -311,7 +317,7 @@ function isLoopbackClient(info?: Info): boolean {
   return LOOPBACK_ADDRESS.test((info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "");
 }
 
-/** Returns a base without its trailing slash: "" or "/docs". */
+/** Decodes a base and removes its trailing slash: "" or "/docs". */
 function normalizeBase(base: string): string {
   return normalize(`/${decode(base) ?? base}/`).slice(0, -1);
 }
@@ -323,7 +329,7 @@ function isAppRoute(request: Request, path: UrlPath): boolean {
 }
 
 /**
- * Reports whether a browser goes to the URL, and does not fetch it for a page (Fetch Metadata, 2.3). Browsers send no Fetch
+ * Reports whether the request is a navigation, and not for a part of a page (Fetch Metadata, 2.3). Browsers send no Fetch
  * Metadata over plain HTTP to another machine, but accept HTML in navigations.
  */
 function isNavigation({ headers }: Request): boolean {
@@ -359,7 +365,7 @@ export function isHidden(path: UrlPath): boolean {
   return visible.includes("/.") && visible.replace(/^\/\.well-known(?=\/|$)/, "").includes("/.");
 }
 
-/** Percent-encodes a path as the URL parser would, and the characters that would end the path. */
+/** Percent-encodes a path as the URL parser would, and also `?` and `#`. */
 function encodePath(path: string): string {
   return /[^\w./-]/.test(path) ? encodeURI(path).replace(/[?#]/g, encodeURIComponent) : path;
 }
@@ -377,7 +383,7 @@ function parentOf(path: UrlPath): UrlPath | undefined {
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
-/** What distinguishes one state of a file or folder from another; times in milliseconds, 0 for missing values. */
+/** The metadata that changes if a file or folder changes; times in milliseconds, 0 for missing values. */
 interface Version {
   readonly size: number; // in bytes
   readonly mtime: number;
@@ -388,14 +394,14 @@ interface Version {
 
 /**
  * One version of a regular file or a folder. The version of an entry never changes; a changed file gets a new entry. The
- * entry remembers what was made from its file.
+ * entry keeps the representations of its file.
  */
 interface Entry extends Version {
   readonly path: UrlPath; // no trailing slash, except for the root itself
   readonly realPath: DiskPath; // all links resolved
   readonly isFile: boolean;
   readonly hasUsableDate: boolean; // whether mtime may be sent as Last-Modified (RFC 9110, 8.8.2.1)
-  readonly isSettled: boolean; // whether another change must give another version, because the last one is old enough
+  readonly isSettled: boolean; // whether it is old enough that another change must give another version
   readonly representations: Map<Encoding, Representation | Promise<Representation>>;
   cachedSize: number; // bytes in the cache
   resolvedAt: number; // when `realPath` was last checked
@@ -419,14 +425,14 @@ const ENTRY_SIZE = 1 << 10; // bytes of an entry in memory
 const DEVICE = /\/(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[\d¹²³])[ .]*(?:[.:][^/]*)?(?:\/|$)/i;
 
 let loadedFs: typeof import("node:fs") | undefined;
-const fs = () => loadedFs ??= globalThis.process.getBuiltinModule("node:fs"); // takes 15 ms the first time, and 1 us again
+const fs = () => loadedFs ??= globalThis.process.getBuiltinModule("node:fs"); // takes 15 ms the first time, and 1 us after that
 
 /** All access to the served folder: lookup, change detection, contents and content types. */
 class Files {
   readonly root: DiskPath;
   #options: Pick<Options, "dotfiles" | "symlinks" | "now" | "limits">;
   #entries = new Map<UrlPath, Entry>(); // the entry used last comes last
-  #size = 0; // bytes of the entries and of what was made from them
+  #size = 0; // bytes of the entries and their representations
   #types = new Map<string, string | null>();
 
   /** Throws NotFound if the root does not exist. */
@@ -547,7 +553,7 @@ class Files {
     }
     const folder = path.slice(0, end + 1) as UrlPath;
     const mode = Deno.statSync(this.root + folder).mode ?? 0;
-    const mayEnter = (mode & 0o111) === 0o111; // certainly, because the x bit is set for everybody
+    const mayEnter = (mode & 0o111) === 0o111; // everybody may
     if (!mayEnter && (this.#options.dotfiles || !isHidden(path))) this.#checkAccess(path);
     return folder;
   }
@@ -561,7 +567,7 @@ class Files {
     }
   }
 
-  /** Reports whether a path exists; false without permission. A NotFound error would cost more than the rest of a 404. */
+  /** Reports whether a path exists; false without permission. It is faster than to catch a NotFound error. */
   #exists(path: UrlPath): boolean {
     return fs().existsSync(this.root + path);
   }
@@ -576,13 +582,13 @@ class Files {
     first?.file.close();
     const found = this.look(entry.path);
     const second = found && await this.#openOnce(found);
-    // On a file system without stable inode numbers, only the real path shows that this is the file that was found.
+    // Without stable inode numbers, the versions always differ. Then the real path must be the same.
     if (second !== undefined && (second.entry === found || this.#isInPlace(second.entry))) return second;
     second?.file.close();
     throw new Deno.errors.NotFound("the file was deleted");
   }
 
-  /** Opens what is at the real path of an entry; undefined if there is no regular file. */
+  /** Opens the regular file at the real path of an entry; returns undefined if it is gone. */
   async #openOnce(entry: Entry): Promise<Opened | undefined> {
     let file: Deno.FsFile | undefined;
     try {
@@ -638,12 +644,12 @@ class Files {
     const version = versionOf(this.#statOpened(file, entry));
     if (isSameVersion(version, entry)) return { entry, bytes };
     const size = filled < bytes.length ? filled : entry.size;
-    // Some file systems report a new inode number every time: that alone is no change.
+    // Some file systems report a new inode number every time, which is no change.
     const isSettled = entry.isSettled && isSameVersion({ ...version, inode: entry.inode }, entry);
     return { entry: { ...entry, size, isSettled, representations: new Map() }, bytes: bytes.subarray(0, filled) };
   }
 
-  /** Opens a whole file by `serveDir`, whose body Deno sends without JavaScript. Returns undefined if the file changed. */
+  /** Opens a whole file by `serveDir`. Returns undefined if the file has changed. */
   async serve(entry: Entry): Promise<ReadableStream<Bytes> | undefined> {
     const { ok, body } = await this.#serveDir("GET", entry.realPath);
     if (ok && this.isCurrent(entry)) return body ?? undefined; // so serveDir opened this version
@@ -716,13 +722,13 @@ function pathIn(folder: Entry, name: string): UrlPath {
   return append(folder.path === "/" ? folder.path : append(folder.path, "/"), name);
 }
 
-/** Throws NotCapable if Deno would ask on the terminal whether a path may be read, while every client waits. */
+/** Throws NotCapable if Deno may not read a path, instead of a prompt on the terminal, for which every client would wait. */
 function checkPermission(path: DiskPath): void {
   const { state } = Deno.permissions.querySync({ name: "read", path });
   if (state !== "granted") throw new Deno.errors.NotCapable("the target of a link may not be read");
 }
 
-/** Reports whether the root is inside a compiled program, whose files never change and can't be asked for their state. */
+/** Reports whether the root is inside a compiled program. Its files never change, and have no `stat` once they are open. */
 function isEmbedded(root: string): boolean {
   return Deno.build.standalone && root === DEFAULTS.root;
 }
@@ -763,11 +769,11 @@ function isSameVersion(one: Version, other: Version): boolean {
     one.inode === other.inode && one.device === other.device;
 }
 
-/** Passes exactly `size` bytes: cuts the rest, and fails if there are fewer. Waits for `turn` before each chunk. */
-function exactly(size: number, turn?: (size: number) => Promise<void>): TransformStream<Bytes, Bytes> {
+/** Passes exactly `size` bytes: cuts the rest, and fails if there are fewer. Calls `wait` with the size of each chunk first. */
+function exactly(size: number, wait?: (size: number) => Promise<void>): TransformStream<Bytes, Bytes> {
   return new TransformStream({
     async transform(chunk, controller) {
-      await turn?.(chunk.length);
+      await wait?.(chunk.length);
       controller.enqueue(chunk.subarray(0, size));
       if ((size -= chunk.length) <= 0) controller.terminate();
     },
@@ -784,7 +790,7 @@ const SNIFFED_SIZE = 1024; // bytes at the start of a file that may decide its t
 /** Source code; its registered types, such as video/mp2t for `.ts`, would make the browser download it. */
 const SOURCE_CODE = /^\.(?:ts|tsx|mts|cts|cjs|rs|toml|sql|sh|tex)$/;
 
-/** Returns the registered type of an extension (null if there is none), unless the first bytes of the file decide. */
+/** Returns the type of a file; `registered` is that of its extension, or null. The first bytes may decide. */
 function sniffType(extension: string, registered: string | null, start: Bytes): string {
   const type = extension === "" && isHtmlStart(start) ? "text/html; charset=UTF-8" : registered;
   if (type === null || SOURCE_CODE.test(extension)) {
@@ -830,7 +836,7 @@ function isHtmlType(type: string | null): boolean {
 /** A content coding (RFC 9110, 8.4.1); identity means none. */
 export type Encoding = "br" | "zstd" | "gzip" | "identity";
 
-/** How content gets into an encoding. */
+/** How to produce an encoding. */
 interface Codec {
   suffix: string; // of a precompressed file beside the original
   compress?: (bytes: Bytes) => Uint8Array; // for content in memory
@@ -862,7 +868,7 @@ const COMPRESSIBLE =
 
 const COMPRESSED_SIZE = 1024; // bytes; smaller bodies are not compressed: they fit into one packet
 const YIELD_SIZE = 256 << 10; // bytes to compress before yielding to other requests
-const START_SIZE = 64 << 10; // bytes; to compress them takes about as long as to start a compressor
+const START_SIZE = 64 << 10; // bytes that take as long to compress as a compressor takes to start
 const MISSING_TIME = 1000; // ms for which a missing precompressed file is not looked for again
 const REPRESENTATION_SIZE = 8 << 10; // bytes of a representation in memory, beside its body
 
@@ -956,8 +962,8 @@ class Encodings {
       const isMissing = (current.missingUntil.get(encoding) ?? 0) > this.options.now();
       const precompressed = isMissing ? undefined : await this.#loadPrecompressed(current, plain, encoding);
       if (precompressed !== undefined) return precompressed;
-      if (!isCompressor(encoding, plain)) continue;
-      if (plain.isOnDisk) await this.#takeTurn(START_SIZE); // the response will start a compressor
+      if (!canCompress(encoding, plain)) continue;
+      if (plain.isOnDisk) await this.#yieldFor(START_SIZE); // the response will start a compressor
       return await this.#share(current, encoding, () => this.#compress(plain, encoding));
     }
     return plain;
@@ -976,7 +982,7 @@ class Encodings {
     return isCompressed ? await this.#compress(plain, best) : plain;
   }
 
-  /** Makes the representation of a large file for another version of it. */
+  /** Makes the representation of a large file again, for a new version of the file. */
   async update({ origin, headers, status }: Representation, entry: Entry): Promise<Representation> {
     const { encoding, stream } = origin;
     const plain = this.#describe(entry, headers.get("content-type")!, stream ? undefined : encoding);
@@ -984,7 +990,7 @@ class Encodings {
     return status === 200 ? newer : await newer.withStatus(status);
   }
 
-  /** Returns what was made from an entry in an encoding, and makes it if necessary. Simultaneous requests share it. */
+  /** Returns the kept representation of an entry, or makes it. Simultaneous requests share it. */
   #share(entry: Entry, encoding: Encoding, make: () => Promise<Representation>) {
     const { representations } = entry;
     const made = representations.get(encoding);
@@ -993,7 +999,7 @@ class Encodings {
     representations.set(encoding, promise);
     const settle = (representation?: Representation) => {
       representations.delete(encoding);
-      // Keep only what was made from this version of the file: it may have changed before it was read.
+      // Keep only a representation of this version: the file may have changed before it was read.
       if (representation?.origin.entry !== entry) return;
       representations.set(encoding, representation);
       const bodySize = representation.isOnDisk ? 0 : Number(representation.headers.get("content-length"));
@@ -1035,13 +1041,13 @@ class Encodings {
     for (const name of ["accept-ranges", "content-length"]) headers.delete(name);
     this.responses.addCommonHeaders(headers);
     if (plain.isOnDisk) {
-      const waitForTurn = (size: number) => this.#takeTurn(size);
+      const yieldFor = (size: number) => this.#yieldFor(size);
       const compressed: Origin["stream"] = (body, length) =>
-        body.pipeThrough(exactly(length, waitForTurn)).pipeThrough(stream!());
+        body.pipeThrough(exactly(length, yieldFor)).pipeThrough(stream!());
       return new Representation({ ...origin, stream: compressed }, headers);
     }
     const bytes = await plain.bytes;
-    await this.#takeTurn(bytes.length);
+    await this.#yieldFor(bytes.length);
     const compressed = new Uint8Array(compress!(bytes));
     if (compressed.length >= bytes.length) return plain;
     headers.set("content-length", `${compressed.length}`);
@@ -1052,7 +1058,7 @@ class Encodings {
    * Waits before a number of bytes is compressed, which blocks this thread: yields to the event loop if many were compressed
    * since the last time. Waiting callers continue one after another.
    */
-  async #takeTurn(size: number): Promise<void> {
+  async #yieldFor(size: number): Promise<void> {
     this.#compressedSize += size;
     if (this.#compressedSize <= YIELD_SIZE) return;
     await (this.#lastYield = this.#lastYield.then(() => delay(0)));
@@ -1085,7 +1091,7 @@ function mayEncode(request: Headers): boolean {
 }
 
 /** Reports whether the server compresses a file with an encoding. */
-function isCompressor(encoding: Encoding, { origin, isOnDisk }: Representation): boolean {
+function canCompress(encoding: Encoding, { origin, isOnDisk }: Representation): boolean {
   const { compress, stream } = CODECS[encoding];
   return origin.size! >= COMPRESSED_SIZE && (isOnDisk ? stream : compress) !== undefined;
 }
@@ -1106,7 +1112,7 @@ export function acceptedEncodings(header: string): Encoding[] {
 
 // Conditions --------------------------------------------------------------------------------------------------------
 
-/** Sets ETag and Last-Modified (RFC 9110, 8.8). A file that is not settled gets only a tag of its bytes. */
+/** Sets ETag and Last-Modified (RFC 9110, 8.8). A file that is not settled gets only a tag, of its bytes. */
 function setValidators(headers: Headers, { size, mtime, ctime, isSettled, hasUsableDate }: Entry, bytes?: Bytes): void {
   if (bytes !== undefined || isSettled) headers.set("etag", strongTag(bytes ?? `${size} ${mtime} ${ctime}`));
   if (isSettled && hasUsableDate) headers.set("last-modified", new Date(mtime).toUTCString());
@@ -1145,20 +1151,20 @@ function parseDate(value: string | null): number {
 export function evaluatePreconditions(request: Headers, validators: Headers): 200 | 304 | 412 {
   const tag = validators.get("etag") ?? undefined;
   const lastModified = () => parseDate(validators.get("last-modified"));
-  const matching = request.get("if-match");
+  const ifMatchTags = request.get("if-match");
   const unmodifiedSince = request.get("if-unmodified-since");
-  if (matching !== null && matching !== "*" && !ifMatch(withoutSpace(matching), tag)) return 412;
-  if (matching === null && unmodifiedSince !== null && lastModified() > parseDate(unmodifiedSince)) return 412;
-  const noneMatching = request.get("if-none-match");
-  if (noneMatching !== null) {
-    const isMatch = noneMatching === "*" || noneMatching === tag || !ifNoneMatch(withoutSpace(noneMatching), tag);
+  if (ifMatchTags !== null && ifMatchTags !== "*" && !ifMatch(withoutSpace(ifMatchTags), tag)) return 412;
+  if (ifMatchTags === null && unmodifiedSince !== null && lastModified() > parseDate(unmodifiedSince)) return 412;
+  const ifNoneMatchTags = request.get("if-none-match");
+  if (ifNoneMatchTags !== null) {
+    const isMatch = ifNoneMatchTags === "*" || !ifNoneMatch(withoutSpace(ifNoneMatchTags), tag);
     return isMatch ? 304 : 200;
   }
   const modifiedSince = request.get("if-modified-since");
   return modifiedSince !== null && lastModified() <= parseDate(modifiedSince) ? 304 : 200;
 }
 
-/** Removes white space from a list of tags, which contain none: std's comma split is quadratic on it. */
+/** Removes all white space from a list of tags, on which the split of std takes quadratic time. Tags contain none. */
 function withoutSpace(tags: string): string {
   return tags.replace(/\s+/g, "");
 }
@@ -1195,7 +1201,7 @@ type Order = "asc" | "desc";
 type View = { sort: string; order: Order; filter: string; isGrid: boolean };
 
 const BATCH = 250; // names to stat before yielding to other requests
-const PIECE = 1000; // rows to render before yielding to other requests
+const PIECE = 1000; // rows to render at a time
 const FILTER_LENGTH = 1024; // characters; normalizing a longer filter could block the server
 
 /** Lists folders: as a page, or as JSON for clients that prefer it. */
@@ -1219,7 +1225,7 @@ class Listings {
     return promise;
   }
 
-  /** Makes a listing. If it has the same bytes as the last one, it shares them: slow clients keep them in memory. */
+  /** Makes a listing. If it equals the last one, it shares its bytes, because slow clients keep them in memory. */
   async #render(folder: Entry, view: View, isJson: boolean, request: Headers, key: string): Promise<Representation> {
     const bytes = await this.#renderBytes(folder, view, isJson);
     const tag = strongTag(bytes);
@@ -1282,8 +1288,8 @@ async function encodePieces(pieces: Iterable<string>): Promise<Bytes> {
   let buffer = new ArrayBuffer(64 << 10);
   let size = 0;
   for (const piece of pieces) {
-    const mostSize = size + 3 * piece.length;
-    if (mostSize > buffer.byteLength) buffer = buffer.transfer(2 * mostSize); // frees the old memory at once
+    const maxSize = size + 3 * piece.length;
+    if (maxSize > buffer.byteLength) buffer = buffer.transfer(2 * maxSize); // frees the old memory at once
     size += encoder.encodeInto(piece, new Uint8Array(buffer, size)).written;
     if (piece.length > 50 * PIECE) await delay(0);
   }
@@ -1335,7 +1341,7 @@ const ICONS = {
 };
 const ICON_STYLE = Object.entries(ICONS).map(([kind, path]) => `.${kind} a { --icon: path(evenodd, "${path}") }`);
 
-/** The style of rows in two lines: in the grid, and in the list on a phone. */
+/** The style of the grid, and of the list on a phone: the size and date are below the name. */
 const STACKED = `table, thead, tbody { display: block }
 thead tr { display: flex }
 th:nth-child(n) { width: auto; border: 0 }
@@ -1649,7 +1655,7 @@ class Responses {
 
 const MAX_AGE_LIMIT = 2 ** 31; // seconds (RFC 9111, 1.2.2)
 
-/** Returns what is wrong with a header that the user adds, or undefined. Deno aborts on some values `Headers` accepts. */
+/** Returns the problem with a header that the user adds, or undefined. Deno aborts on some values `Headers` accepts. */
 function problemWithHeader(name: string, value: string): string | undefined {
   if (!/^[\w!#$%&'*+.^`|~-]+$/.test(name)) return `needs a valid name, not ${JSON.stringify(name)}`; // RFC 9110, 5.1
   if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) return `needs a valid value for ${name}`; // 5.5
@@ -1657,7 +1663,7 @@ function problemWithHeader(name: string, value: string): string | undefined {
   return undefined;
 }
 
-/** What {@linkcode send} needs to build a response. */
+/** The sections that {@linkcode send} uses. */
 type Services = { files: Files; encodings: Encodings; responses: Responses };
 
 /** Builds the response to a request for a representation: the full one, a range, 304, 412 or 416. */
@@ -1688,7 +1694,7 @@ async function sendFromDisk(
   if (whole !== undefined) return bodyResponse(representation, whole, range, mustCut);
   const { file, entry: current } = await services.files.open(entry);
   if (current === entry) return bodyResponse(representation, readFrom(file, range), range, mustCut);
-  // The file changed since it was looked up: decide again, about the version that is open.
+  // The file changed since it was looked up: evaluate the conditions again, for the version that is open.
   const newer = await services.encodings.update(representation, current);
   const part = selectPart(request, newer);
   if (typeof part !== "number") return bodyResponse(newer, readFrom(file, part), part, mustCut);
@@ -1806,7 +1812,7 @@ function logLine(
   const what = `${request.method} ${refusedHost}${displayTarget(target)}`;
   if (format === "short") return `${localTime(new Date(end))} ${address} ${what} ${status} ${length} ${end - start}ms`;
   const time = new Date(end).toUTCString().replace(/^.*, (\d+) (\w+) (\d+) (\S+) GMT$/, "$1/$2/$3:$4 +0000");
-  const isHttp2 = request.url.startsWith("https:") && !request.headers.has("host"); // Deno does not tell the version
+  const isHttp2 = request.url.startsWith("https:") && !request.headers.has("host"); // Deno has no API for the version
   const referer = request.headers.get("referer")?.replace(/\/\/[^/?#]*@/g, "//"); // without a password
   const quoted = [`${what} HTTP/${isHttp2 ? "2.0" : "1.1"}`, referer, request.headers.get("user-agent")].map(quote);
   return `${address} - - [${time}] ${quoted[0]} ${status} ${length} ${quoted[1]} ${quoted[2]}`;
@@ -1857,15 +1863,15 @@ const LIVE_SCRIPT_PATH = "/.live-reload/script.js"; // in a dot-folder, which is
 const LIVE_EVENTS_PATH = "/.live-reload/events";
 const LIVE_CHECK_HEADER = "live-reload-check"; // marks the HEAD request of the script, which counts as a navigation
 const SWEEP_RATIO = 25; // a rest takes 25 times as long as the sweep before, so that sweeps take 4% of a core
-const LONGEST_REST = 1000; // ms; a sweep may only seem long, because other programs use the processor
+const LONGEST_REST = 1000; // ms; on a busy machine, a sweep seems to take long
 const SWEEP_WAIT = 200; // ms that a page waits for a sweep
 const SLICE_TIME = 2; // ms of a sweep before yielding to other requests
-const BURST_SWEEPS = 20; // sweeps in a row that find a change before pages reload anyway
+const BURST_SWEEPS = 20; // after so many sweeps that found changes, pages reload anyway
 const RETRY_TIME = 1000; // ms until pages connect again after the server has stopped
-const STYLES_LIMIT = 50; // changed stylesheets in an event; more make a plain reload
+const STYLES_LIMIT = 50; // changed stylesheets in an event; more cause a reload
 
 /**
- * The start of a page in front of which nothing may be inserted: byte order mark, comments, doctype, <html> and <head>.
+ * The start of a page, which must stay before the script: byte order mark, comments, doctype, <html> and <head>.
  * An unclosed comment or tag does not match, so the script is inserted before it.
  */
 const PAGE_START = (() => {
@@ -1973,7 +1979,7 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 /** What was found at a known path. */
 interface Outcome {
   metadata: string; // size, times and so on; "" if the path is missing
-  content: string; // what a page can see: the tag of a file or the names in a folder if `isRead`, else what metadata shows
+  content: string; // differs if a page can see a change: the tag or the names if `isRead`, otherwise the metadata
   isRead?: boolean; // whether a request read the file or listed the folder
 }
 
@@ -2288,7 +2294,7 @@ const FLAGS = {
   "max-age": { type: "string", value: "SECONDS", help: "cache all but HTML [default: 0, revalidate]" },
   "no-compress": { type: "boolean", help: "send files as they are, never compressed" },
   auth: { type: "string", value: "USER:PASSWORD", help: "require this user name and password" },
-  https: { type: "boolean", help: "HTTPS with a new certificate; browsers warn of it" },
+  https: { type: "boolean", help: "HTTPS with a new certificate; browsers warn first" },
   cert: { type: "string", value: "FILE", help: "HTTPS with this certificate (PEM)" },
   key: { type: "string", value: "FILE", help: "private key of the certificate (PEM)" },
   quiet: { type: "boolean", short: "q", help: "don't log requests" },
@@ -2326,7 +2332,7 @@ Examples:
   http-server --https --auth me:secret .  the current folder, with a password`;
 }
 
-/** Options that the start-up message shows elsewhere or not at all. */
+/** Options that the start-up message does not name. */
 const UNSHOWN = /^(?:port|host|base|key|quiet)$/;
 
 /** A parsed command line; `port` is undefined if the user named none. */
@@ -2335,7 +2341,7 @@ type Command = ReturnType<typeof parseCommand>;
 /** Parses the command line. Throws a UsageError. */
 function parseCommand(args: string[]) {
   const { values, positionals } = parseFlags(args);
-  // A command that `deno install` made with `.` as its last argument can be given another folder.
+  // A command made by `deno install` with `.` as its last argument passes it first; a folder after it replaces it.
   const folders = positionals[0] === "." && positionals.length > 1 ? positionals.slice(1) : positionals;
   const [root] = folders;
   const { base, dotfiles, symlinks, spa, cors, live, ignore, auth, https, cert, key, quiet, "max-age": maxAge } =
@@ -2571,7 +2577,7 @@ function listen({ host: named, port, tls }: Command, handler: Deno.ServeHandler,
   const first = port ?? DEFAULT_PORT;
   const last = port ?? DEFAULT_PORT + PORT_TRIES;
   for (let port = first; port <= last; port++) {
-    // On macOS and Windows, a listener on one of these addresses does not keep others from the port, but hides them.
+    // On macOS and Windows, another program may listen here at the same time, and gets the requests instead.
     if (named === undefined && !(isFree("0.0.0.0", port) && isFree("127.0.0.1", port))) continue;
     try {
       return Deno.serve({
@@ -2614,7 +2620,7 @@ function mayListen(hostname: string, port?: number): boolean {
   return Deno.permissions.querySync({ name: "net", host }).state === "granted";
 }
 
-/** Reports whether nobody listens on a port; true as well if Deno may not listen there. */
+/** Reports whether nobody listens on a port, or Deno has no permission to find out. */
 function isFree(hostname: string, port: number): boolean {
   if (!mayListen(hostname, port)) return true;
   try {
@@ -2696,7 +2702,7 @@ class LogWriter {
   write(line: string): void {
     if (this.#waiting.length > this.limit) return;
     this.#waiting += `${line}\n`;
-    // After a write error nothing is written any more, and the server goes on.
+    // After a write error, the server goes on without a log.
     this.written ??= delay(LOG_DELAY).then(() => this.#writeWaiting()).catch(() => {});
   }
 
