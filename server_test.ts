@@ -4790,7 +4790,8 @@ Deno.test("handler() reports changed stylesheets with their decoded paths, but n
 });
 
 Deno.test("handler() reports 3,000 changed stylesheets in one short event", async () => {
-  const names = Array.from({ length: 3000 }, (_, index) => `${index}.css`);
+  const length = isWindows ? 300 : 3000; // Wine needs milliseconds to look at a file
+  const names = Array.from({ length }, (_, index) => `${index}.css`);
   await using site = await Site.lay({ "index.html": "<p>" });
   using live = startLive(site);
   const page = await openPage(live, "/", names.map((name) => `/${name}`)); // still missing, to save time
@@ -5216,7 +5217,7 @@ Deno.test("main() reports a usage error in one sentence with exit code 2", async
     [[""], "the name of the folder is empty."],
     [[missing], `there is no folder ${missing}.`],
     [[file], `${file} is not a folder.`],
-    [[join(file, "x")], `${join(file, "x")} is not a folder.`],
+    [[join(file, "x")], isWindows ? `there is no folder ${join(file, "x")}.` : `${join(file, "x")} is not a folder.`],
   ];
   for (const [args, sentence] of cases) {
     await t.step(args.join(" ") || "empty folder name", async () => {
@@ -5494,10 +5495,10 @@ Deno.test({
   name: "main() says that a network drive needs all permissions",
   ignore: !isWindows,
   async fn() {
-    const folder = String.raw`\\server\share`;
+    const folder = String.raw`\\server\share` + SEPARATOR; // the root of a network drive ends with a separator
     const stderr = `http-server: cannot read the folder ${folder}: ` +
       `Requires all access to "${folder}", run again with the --allow-all flag.\n`;
-    assertEquals(await run([folder]), { code: 1, stdout: "", stderr });
+    assertEquals(await run([folder.slice(0, -1)]), { code: 1, stdout: "", stderr });
   },
 });
 
