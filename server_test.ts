@@ -5261,38 +5261,30 @@ Deno.test("main() passes its options to the handler", async () => {
   assertEquals(await (await fetch(`${server.url}sub/`)).text(), "app"); // no listing
 });
 
-Deno.test({
-  name: "main() stops even if nobody reads its log",
-  ignore: isWindows,
-  async fn() {
-    await using site = await Site.lay({ "a.txt": "a" });
-    await using server = await Served.start(["--port", "0", site.root], { limits: { flushTime: 50 } });
-    const resume = server.pauseOutput();
-    for (let count = 0; count < 100; count++) await (await fetch(`${server.url}${"n".repeat(8000)}`)).body?.cancel();
-    server.signal("SIGTERM");
-    assertEquals((await within(server.status, "the server to stop")).code, 0);
-    resume();
-  },
+Deno.test("main() stops even if nobody reads its log", async () => {
+  await using site = await Site.lay({ "a.txt": "a" });
+  await using server = await Served.start(["--port", "0", site.root], { limits: { flushTime: 50 } });
+  const resume = server.pauseOutput();
+  for (let count = 0; count < 100; count++) await (await fetch(`${server.url}${"n".repeat(8000)}`)).body?.cancel();
+  server.signal("SIGTERM");
+  assertEquals((await within(server.status, "the server to stop")).code, 0);
+  resume();
 });
 
-Deno.test({
-  name: "main() drops lines of its log while the log reader pauses, and resumes logging afterwards",
-  ignore: isWindows,
-  async fn() {
-    await using site = await Site.lay({ "a.txt": "a" });
-    await using server = await Served.start(["--port", "0", site.root], { limits: { logSize: 50_000 } });
-    const resume = server.pauseOutput();
-    for (let count = 0; count < 150; count++) { // more than the pipe and the server can buffer
-      await (await fetch(`${server.url}${"n".repeat(8000)}`)).body?.cancel();
-    }
-    resume();
-    for (let count = 0; count < 1000 && !server.log.includes(" /last "); count++) {
-      await (await fetch(`${server.url}last`)).body?.cancel();
-    }
-    assertStringIncludes(server.log, 'GET /last HTTP/1.1" 404 ');
-    assert(server.log.length < 600_000, `${server.log.length} characters were buffered`);
-    assertEquals(await server.stop(), 0);
-  },
+Deno.test("main() drops lines of its log while the log reader pauses, and resumes logging afterwards", async () => {
+  await using site = await Site.lay({ "a.txt": "a" });
+  await using server = await Served.start(["--port", "0", site.root], { limits: { logSize: 50_000 } });
+  const resume = server.pauseOutput();
+  for (let count = 0; count < 150; count++) { // more than the pipe and the server can buffer
+    await (await fetch(`${server.url}${"n".repeat(8000)}`)).body?.cancel();
+  }
+  resume();
+  for (let count = 0; count < 1000 && !server.log.includes(" /last "); count++) {
+    await (await fetch(`${server.url}last`)).body?.cancel();
+  }
+  assertStringIncludes(server.log, 'GET /last HTTP/1.1" 404 ');
+  assert(server.log.length < 600_000, `${server.log.length} characters were buffered`);
+  assertEquals(await server.stop(), 0);
 });
 
 Deno.test("main() prints its help and its version", async () => {
@@ -5340,7 +5332,6 @@ Deno.test("main() serves the www folder beside the script from any current folde
   const missing = await fetch(`${server.url}nothing`);
   assertEquals(missing.status, 404);
   await missing.body?.cancel();
-  if (isWindows) return;
   server.signal("SIGTERM");
   const { code, stdout, stderr } = await server.finish();
   assertEquals([code, stderr], [0, ""]);
@@ -5351,7 +5342,7 @@ Deno.test("main() serves the www folder beside the script from any current folde
 
 Deno.test({
   name: "main() needs permissions only for its port and its folder",
-  ignore: isWindows || isOldDeno, // Deno 2.5 lists no folder that contains a denied file
+  ignore: isOldDeno, // Deno 2.5 lists no folder that contains a denied file
   async fn() {
     await using site = await Site.lay({ "www/a.txt": "a", "www/sub/b.txt": "b", "www/secret.txt": "SECRET" });
     const root = site.file("www");
@@ -5367,31 +5358,37 @@ Deno.test({
   },
 });
 
-Deno.test({
-  name: "main() serves the www folder beside the script or else the current folder, on IPv4 and IPv6",
-  ignore: isWindows,
-  async fn() {
-    await using site = await Site.lay({ "a.txt": "here" });
-    for (const name of ["server.ts", "deno.json"]) await Deno.copyFile(join(here, name), site.file(name));
-    if (exists(join(here, "vendor"))) link(join(here, "vendor"), site.file("vendor"));
-    const shell = `exec "${Deno.execPath()}" run --quiet --no-prompt --allow-net --allow-read server.ts --port 0`;
-    {
-      await using server = await Served.start([], { cwd: site.root, shell });
-      assertStringIncludes(server.startUp, `\nFolder   ${site.root} (the current folder)\n`);
-      assertEquals(await (await fetch(`http://127.0.0.1:${server.port}/a.txt`)).text(), "here");
-      server.signal("SIGINT");
-      assertMatch(
-        (await server.finish()).stdout,
-        /^127\.0\.0\.1 - - \[.*\] "GET \/a\.txt HTTP\/1\.1" 200 4 "-" ".*"\n$/,
-      );
-    }
-    site.write({ "www/a.txt": "www" });
-    await using server = await Served.start([], { cwd: site.root, shell });
-    assertStringIncludes(server.startUp, `\nFolder   ${site.file("www")}\n`);
-    assertEquals(await (await fetch(`http://127.0.0.1:${server.port}/a.txt`)).text(), "www");
-    if (!canListen("::1")) return;
-    assertEquals(await (await fetch(`http://[::1]:${server.port}/a.txt`)).text(), "www");
-  },
+/** Makes a folder available at another path, by a link if this machine has links. */
+function linkOrCopy(folder: string, target: string): void {
+  if (HAS_LINKS) return link(folder, target);
+  Deno.mkdirSync(target);
+  for (const { name, isDirectory } of Deno.readDirSync(folder)) {
+    if (isDirectory) linkOrCopy(join(folder, name), join(target, name));
+    else Deno.copyFileSync(join(folder, name), join(target, name));
+  }
+}
+
+Deno.test("main() serves the www folder beside the script or else the current folder, on IPv4 and IPv6", async () => {
+  await using site = await Site.lay({ "a.txt": "here" });
+  for (const name of ["server.ts", "deno.json"]) await Deno.copyFile(join(here, name), site.file(name));
+  if (exists(join(here, "vendor"))) linkOrCopy(join(here, "vendor"), site.file("vendor"));
+  const start = () => Served.start(["--port", "0"], { cwd: site.root, program: site.file("server.ts") });
+  {
+    await using server = await start();
+    assertStringIncludes(server.startUp, `\nFolder   ${site.root} (the current folder)\n`);
+    assertEquals(await (await fetch(`http://127.0.0.1:${server.port}/a.txt`)).text(), "here");
+    server.signal("SIGINT");
+    assertMatch(
+      (await server.finish()).stdout,
+      /^127\.0\.0\.1 - - \[.*\] "GET \/a\.txt HTTP\/1\.1" 200 4 "-" ".*"\n$/,
+    );
+  }
+  site.write({ "www/a.txt": "www" });
+  await using server = await start();
+  assertStringIncludes(server.startUp, `\nFolder   ${site.file("www")}\n`);
+  assertEquals(await (await fetch(`http://127.0.0.1:${server.port}/a.txt`)).text(), "www");
+  if (isWindows || !canListen("::1")) return; // on Windows, the server listens on IPv4 only
+  assertEquals(await (await fetch(`http://[::1]:${server.port}/a.txt`)).text(), "www");
 });
 
 Deno.test({
@@ -5599,26 +5596,22 @@ Deno.test("main() reports a run-time error in one sentence with exit code 1", as
   });
 });
 
-Deno.test({
-  name: "main() prints that --live and --auth are on, and stops even if a page is listening",
-  ignore: isWindows,
-  async fn() {
-    await using site = await Site.lay({ "index.html": "<p>page" });
-    await using server = await Served.start(["--port", "0", "--live", "--auth", "me:secret", site.root]);
-    const headers = basic("me:secret");
-    assertEquals(await (await fetch(server.url)).text(), "401 Unauthorized\n");
-    versionIn(await (await fetch(server.url, { headers: { ...headers, accept: "text/html" } })).text());
-    const events = await fetch(`${server.url}.live-reload/events`, { headers });
-    server.signal("SIGINT");
-    assertMatch(await within(events.text(), "the end of the event stream"), /^data:.*\nretry:1000\n\n$/);
-    const { code, stdout, stderr } = await server.finish();
-    assertEquals([code, stderr], [0, ""]);
-    assertStringIncludes(
-      server.startUp,
-      "\nOptions  --live --auth\nWithout --https, the password is sent in clear text.\n",
-    );
-    assert(!/secret|bWU6c2VjcmV0/.test(server.startUp + stdout), stdout);
-  },
+Deno.test("main() prints that --live and --auth are on, and stops even if a page is listening", async () => {
+  await using site = await Site.lay({ "index.html": "<p>page" });
+  await using server = await Served.start(["--port", "0", "--live", "--auth", "me:secret", site.root]);
+  const headers = basic("me:secret");
+  assertEquals(await (await fetch(server.url)).text(), "401 Unauthorized\n");
+  versionIn(await (await fetch(server.url, { headers: { ...headers, accept: "text/html" } })).text());
+  const events = await fetch(`${server.url}.live-reload/events`, { headers });
+  server.signal("SIGINT");
+  assertMatch(await within(events.text(), "the end of the event stream"), /^data:.*\nretry:1000\n\n$/);
+  const { code, stdout, stderr } = await server.finish();
+  assertEquals([code, stderr], [0, ""]);
+  assertStringIncludes(
+    server.startUp,
+    "\nOptions  --live --auth\nWithout --https, the password is sent in clear text.\n",
+  );
+  assert(!/secret|bWU6c2VjcmV0/.test(server.startUp + stdout), stdout);
 });
 
 Deno.test({
@@ -5678,57 +5671,45 @@ async function beginDownload(site: Site, { port }: Served): Promise<Deno.Conn> {
   return connection;
 }
 
-Deno.test({
-  name: "main() finishes a download before it stops and accepts no new connections",
-  ignore: isWindows,
-  async fn() {
-    await using site = await Site.lay({ "big.bin": "" });
-    // A second signal right after the first is the same one: `deno task` repeats a Ctrl-C of the terminal.
-    const limits = { sameSignalTime: 60_000, stopTime: 60_000 };
-    await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { limits });
-    using connection = await beginDownload(site, server);
-    const chunk = new Uint8Array(1 << 20);
-    let received = await connection.read(chunk) ?? 0;
-    const head = decoder.decode(chunk.subarray(0, received)).indexOf("\r\n\r\n") + 4;
-    server.signal("SIGTERM");
-    await server.isClosed();
-    server.signal("SIGINT");
-    for (let length; (length = await connection.read(chunk)) !== null;) received += length;
-    assertEquals(received - head, DOWNLOAD_SIZE);
-    const { code, stdout } = await server.finish();
-    assertEquals(code, 0);
-    assertStringIncludes(stdout, `"GET /big.bin HTTP/1.1" 200 ${DOWNLOAD_SIZE} `);
-  },
+Deno.test("main() finishes a download before it stops and accepts no new connections", async () => {
+  await using site = await Site.lay({ "big.bin": "" });
+  // A second signal right after the first is the same one: `deno task` repeats a Ctrl-C of the terminal.
+  const limits = { sameSignalTime: 60_000, stopTime: 60_000 };
+  await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { limits });
+  using connection = await beginDownload(site, server);
+  const chunk = new Uint8Array(1 << 20);
+  let received = await connection.read(chunk) ?? 0;
+  const head = decoder.decode(chunk.subarray(0, received)).indexOf("\r\n\r\n") + 4;
+  server.signal("SIGTERM");
+  await server.isClosed();
+  server.signal("SIGINT");
+  for (let length; (length = await connection.read(chunk)) !== null;) received += length;
+  assertEquals(received - head, DOWNLOAD_SIZE);
+  const { code, stdout } = await server.finish();
+  assertEquals(code, 0);
+  assertStringIncludes(stdout, `"GET /big.bin HTTP/1.1" 200 ${DOWNLOAD_SIZE} `);
 });
 
-Deno.test({
-  name: "main() stops immediately on the second signal",
-  ignore: isWindows,
-  async fn() {
-    await using site = await Site.lay({ "big.bin": "" });
-    const limits = { sameSignalTime: 0, stopTime: 60_000 };
-    await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { limits });
-    using connection = await beginDownload(site, server);
-    await connection.read(new Uint8Array(1));
-    server.signal("SIGINT");
-    await server.isClosed();
-    server.signal("SIGINT");
-    assertEquals((await server.finish()).code, 130);
-  },
+Deno.test("main() stops immediately on the second signal", async () => {
+  await using site = await Site.lay({ "big.bin": "" });
+  const limits = { sameSignalTime: 0, stopTime: 60_000 };
+  await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { limits });
+  using connection = await beginDownload(site, server);
+  await connection.read(new Uint8Array(1));
+  server.signal("SIGINT");
+  await server.isClosed();
+  server.signal("SIGINT");
+  assertEquals((await server.finish()).code, 130);
 });
 
-Deno.test({
-  name: "main() stops even if a client stalls its download",
-  ignore: isWindows,
-  async fn() {
-    await using site = await Site.lay({ "big.bin": "" });
-    const limits = { stopTime: 50 };
-    await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { limits });
-    using connection = await beginDownload(site, server);
-    await connection.read(new Uint8Array(1));
-    server.signal("SIGTERM");
-    assertEquals((await server.finish()).code, 0);
-  },
+Deno.test("main() stops even if a client stalls its download", async () => {
+  await using site = await Site.lay({ "big.bin": "" });
+  const limits = { stopTime: 50 };
+  await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { limits });
+  using connection = await beginDownload(site, server);
+  await connection.read(new Uint8Array(1));
+  server.signal("SIGTERM");
+  assertEquals((await server.finish()).code, 0);
 });
 
 Deno.test("main() refuses foreign hosts to clients on the same machine, except those given with --allow-host", async () => {
@@ -5750,18 +5731,14 @@ Deno.test("main() refuses foreign hosts to clients on the same machine, except t
   }
 });
 
-Deno.test({
-  name: "main() stops even if a client has sent an incomplete request or none",
-  ignore: isWindows,
-  async fn() {
-    await using server = await Served.start(["--port", "0", "--host", "127.0.0.1"], { limits: { stopTime: 50 } });
-    using _idle = await RawClient.connect(server.port);
-    using client = await RawClient.connect(server.port);
-    await client.send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nthe beginning");
-    assertEquals((await client.receive())?.status, 405);
-    server.signal("SIGTERM");
-    assertEquals((await server.finish()).code, 0);
-  },
+Deno.test("main() stops even if a client has sent an incomplete request or none", async () => {
+  await using server = await Served.start(["--port", "0", "--host", "127.0.0.1"], { limits: { stopTime: 50 } });
+  using _idle = await RawClient.connect(server.port);
+  using client = await RawClient.connect(server.port);
+  await client.send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nthe beginning");
+  assertEquals((await client.receive())?.status, 405);
+  server.signal("SIGTERM");
+  assertEquals((await server.finish()).code, 0);
 });
 
 Deno.test({
@@ -5812,37 +5789,32 @@ Deno.test("main() reports no more than once per interval that it can't accept co
   });
 });
 
-Deno.test({
-  name: "main() keeps running if a folder disappears while it is listed",
-  ignore: isWindows,
-  async fn() {
-    await using site = await Site.lay({ "race/p/c/a.txt": "a" });
-    await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", "-q", site.root]);
-    const [p, q] = [site.file("race/p"), site.file("race/q")];
-    let isDone = false;
-    const clients = Array.from({ length: 4 }, async () => {
-      while (!isDone) await (await fetch(`${server.url}race/p/c/`)).body?.cancel();
-    });
-    for (let count = 0; count < 2000; count++) {
-      await Deno.rename(p, q);
-      await Deno.rename(q, p);
-    }
-    isDone = true;
-    await Promise.all(clients);
-    assertEquals(await (await fetch(`${server.url}race/p/c/a.txt`)).text(), "a");
-  },
+Deno.test("main() keeps running if a folder disappears while it is listed", async () => {
+  await using site = await Site.lay({ "race/p/c/a.txt": "a" });
+  await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", "-q", site.root]);
+  const [p, q] = [site.file("race/p"), site.file("race/q")];
+  // Windows renames no folder in which another one is open.
+  const move = (from: string, to: string) =>
+    until(() => Deno.rename(from, to).then(() => true, () => false), "a folder to be renamed");
+  let isDone = false;
+  const clients = Array.from({ length: 4 }, async () => {
+    while (!isDone) await (await fetch(`${server.url}race/p/c/`)).body?.cancel();
+  });
+  for (let count = 0; count < 2000; count++) {
+    await move(p, q);
+    await move(q, p);
+  }
+  isDone = true;
+  await Promise.all(clients);
+  assertEquals(await (await fetch(`${server.url}race/p/c/a.txt`)).text(), "a");
 });
 
-Deno.test({
-  name: "main() keeps running if the log reader disconnects",
-  ignore: isWindows,
-  async fn() {
-    await using site = await Site.lay({ "a.txt": "a" });
-    await using server = await Served.start(["--port", "0", site.root]);
-    await server.closeOutput();
-    for (let count = 0; count < 20; count++) assertEquals(await (await fetch(`${server.url}a.txt`)).text(), "a");
-    assertEquals(await server.stop(), 0);
-  },
+Deno.test("main() keeps running if the log reader disconnects", async () => {
+  await using site = await Site.lay({ "a.txt": "a" });
+  await using server = await Served.start(["--port", "0", site.root]);
+  await server.closeOutput();
+  for (let count = 0; count < 20; count++) assertEquals(await (await fetch(`${server.url}a.txt`)).text(), "a");
+  assertEquals(await server.stop(), 0);
 });
 
 Deno.test({

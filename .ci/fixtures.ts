@@ -10,8 +10,10 @@ export const script: string = join(here, "server.ts");
 /** The permissions that the README runs the server with. */
 export const PERMISSIONS = ["--allow-net", "--allow-read"];
 
+const isWindows = Deno.build.os === "windows";
+
 /** The most milliseconds that a test waits. Windows gets more, because a process takes seconds to start under Wine. */
-const WAIT_LIMIT = Deno.build.os === "windows" ? 30_000 : 10_000;
+const WAIT_LIMIT = isWindows ? 30_000 : 10_000;
 
 /** Waits for a promise. After the limit, calls `onTimeout` and rejects with the name of what it waited for. */
 export async function within<T>(promise: Promise<T>, what: string, onTimeout?: () => void): Promise<T> {
@@ -49,7 +51,7 @@ export function link(target: string, file: string): void {
 
 /** Whether this machine has symbolic links. Windows requires the developer mode or an administrator, and Wine has none. */
 export const HAS_LINKS: boolean = (() => {
-  if (Deno.build.os !== "windows") return true;
+  if (!isWindows) return true;
   const folder = Deno.makeTempDirSync();
   try {
     link("target", join(folder, "link"));
@@ -71,7 +73,7 @@ export async function removeFolder(folder: string): Promise<void> {
     } catch (error) {
       if (error instanceof Deno.errors.NotFound) return true;
       lastError = error;
-      if (Deno.build.os === "windows") return false;
+      if (isWindows) return false;
       if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
       allowAccess(folder);
       await Deno.remove(folder, { recursive: true });
@@ -98,7 +100,7 @@ export class Site implements AsyncDisposable {
   static async lay(tree: Tree): Promise<Site> {
     // Resolve the path, because the temporary folder is a link on some systems.
     const site = new Site(await Deno.realPath(await Deno.makeTempDir({ prefix: "http-server-test-" })));
-    if (Deno.build.os !== "windows") await Deno.chmod(site.root, 0o755);
+    if (!isWindows) await Deno.chmod(site.root, 0o755);
     site.write(tree);
     return site;
   }
@@ -140,6 +142,8 @@ interface StartOptions {
   cwd?: string;
   /** Limits that the server reaches sooner. */
   limits?: Partial<Limits>;
+  /** The program; `server.ts` by default. */
+  program?: string;
   /** A `bash` command that starts the server; `$SERVER` in it is the server's own command line. */
   shell?: string;
 }
@@ -157,26 +161,29 @@ export class Served implements AsyncDisposable {
   log = "";
   stderr = "";
   #child: Deno.ChildProcess;
+  #stdin: WritableStreamDefaultWriter<Uint8Array> | undefined;
   #stdout: ReadableStreamDefaultReader<string>;
   #read: Promise<unknown>;
   #paused: Promise<void> | undefined;
 
   private constructor(child: Deno.ChildProcess, onStartUp: () => void) {
     this.#child = child;
+    this.#stdin = isWindows ? child.stdin.getWriter() : undefined;
     this.#stdout = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
     this.#read = Promise.all([this.#readStdout(onStartUp), this.#readStderr()]).finally(onStartUp);
   }
 
   static async start(args: string[], options: StartOptions = {}): Promise<Served> {
-    const { permissions = PERMISSIONS, cwd = Deno.cwd(), limits, shell } = options;
-    const program = limits === undefined
-      ? [script]
+    const { permissions = PERMISSIONS, cwd = Deno.cwd(), limits, program = script, shell } = options;
+    const words = limits === undefined
+      ? [program]
       : [join(here, ".ci/limited.ts"), encodeURIComponent(JSON.stringify(limits))];
-    const command = ["run", "--quiet", "--no-prompt", ...permissions, ...program, ...args];
+    const preload = isWindows ? [`--preload=${join(here, ".ci/signals.ts")}`] : [];
+    const command = ["run", "--quiet", "--no-prompt", ...preload, ...permissions, ...words, ...args];
     const quoted = [Deno.execPath(), ...command].map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");
     const child = new Deno.Command(shell === undefined ? Deno.execPath() : "bash", {
       args: shell === undefined ? command : ["-c", shell.replaceAll("$SERVER", quoted)],
-      stdin: "null",
+      stdin: isWindows ? "piped" : "null",
       stdout: "piped",
       stderr: "piped",
       cwd,
@@ -219,8 +226,12 @@ export class Served implements AsyncDisposable {
     return this.#stdout.cancel();
   }
 
-  /** Sends a signal, unless the server has exited. */
+  /** Sends a signal, unless the server has exited. On Windows, every signal but SIGKILL is a Ctrl-C. */
   signal(signal: Deno.Signal): void {
+    if (this.#stdin !== undefined && signal !== "SIGKILL") {
+      this.#stdin.write(new Uint8Array(1)).catch(() => {});
+      return;
+    }
     try {
       this.#child.kill(signal);
     } catch (error) {
@@ -238,6 +249,7 @@ export class Served implements AsyncDisposable {
 
   async finish(): Promise<Finished> {
     const { code } = await within(this.#child.status, `the exit of the server for ${this.url}`);
+    await this.#stdin?.close().catch(() => {});
     await within(this.#read, `the end of the output of the server for ${this.url}`);
     return { code, stdout: this.log, stderr: this.stderr };
   }
@@ -268,7 +280,7 @@ export class Served implements AsyncDisposable {
 }
 
 export async function chmod(file: string, mode: number): Promise<void> {
-  if (Deno.build.os !== "windows") await Deno.chmod(file, mode);
+  if (!isWindows) await Deno.chmod(file, mode);
 }
 
 /** Whether root can drop its rights temporarily; Deno 2.5 can't. */
@@ -276,7 +288,7 @@ export const CAN_DROP_RIGHTS: boolean = process.seteuid !== undefined;
 
 /** Runs a function as an unprivileged user, because root can read every file. */
 export async function withoutRights<T>(fn: () => Promise<T>): Promise<T> {
-  if (Deno.build.os === "windows" || Deno.uid() !== 0 || !CAN_DROP_RIGHTS) return await fn();
+  if (isWindows || Deno.uid() !== 0 || !CAN_DROP_RIGHTS) return await fn();
   process.seteuid!(65534);
   try {
     return await fn();
