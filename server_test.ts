@@ -175,12 +175,44 @@ async function getDecoded(handler: Handler, path: string, accept: string, method
   return { status: response.status, headers: response.headers, text: decoder.decode(plain) };
 }
 
-/** Returns the number of bytes that this process reads from files and connections while a function runs. */
+/** Returns the number of bytes that this process reads from large files while a function runs; on Linux, of all its reads. */
 async function bytesRead(fn: () => Promise<unknown>): Promise<number> {
-  const count = () => Number(/^rchar: (\d+)/.exec(Deno.readTextFileSync("/proc/self/io"))![1]);
-  const before = count();
-  await fn();
-  return count() - before;
+  const { read } = Deno.FsFile.prototype;
+  let bytes = 0;
+  const count = () => isLinux ? Number(/^rchar: (\d+)/.exec(Deno.readTextFileSync("/proc/self/io"))![1]) : bytes;
+  try {
+    Deno.FsFile.prototype.read = async function (buffer) {
+      const length = await read.call(this, buffer);
+      bytes += length ?? 0;
+      return length;
+    };
+    const before = count();
+    await fn();
+    return count() - before;
+  } finally {
+    Deno.FsFile.prototype.read = read;
+  }
+}
+
+/**
+ * Runs a function while the named files can't be opened. Root runs it as another user, who must have no rights for them. On
+ * other systems the functions that open files fail.
+ */
+async function withoutAccess<T>(files: string[], fn: () => Promise<T>): Promise<T> {
+  if (isRoot) return await withoutRights(fn);
+  const fs = process.getBuiltinModule("node:fs");
+  const { openSync } = fs;
+  const { open } = Deno;
+  const refuse = (path: unknown) => {
+    if (files.includes(String(path))) throw new Deno.errors.PermissionDenied("no rights");
+  };
+  try {
+    fs.openSync = (path, ...rest) => (refuse(path), openSync(path, ...rest));
+    Deno.open = async (path, options) => (refuse(path), await open(path, options));
+    return await fn();
+  } finally {
+    [Deno.open, fs.openSync] = [open, openSync];
+  }
 }
 
 /** Waits until the disk's clock is past a file's change time, so that later changes are visible in its times. */
@@ -1531,54 +1563,50 @@ Deno.test("handler() serves a short name such as GIT~1 only if its folder lists 
   }
 });
 
-Deno.test({
-  name: "handler() serves a hidden file by another spelling of its name only through a link",
-  ignore: !HAS_LINKS,
-  async fn(t) {
-    await using site = await Site.lay({
-      ".git/config": "config",
-      ".git/.env": "env",
-      "sub/.env": "env",
-      ".well-known/token": "token",
-      "plain.txt": "plain",
-      "link.txt": { link: ".git/config" },
-      "folder": { link: ".git" },
-      ".well-known/link": { link: "token" },
-      // Stand for other spellings: the mock below reports the names of the hidden files as the real ones.
-      "GIT1/config": "config",
-      ".git/ENV1": "env",
-      "sub/ENV1": "env",
-      "PLAIN.TXT1": "plain",
-    });
-    const spellings = { "/GIT1": "/.git", "/ENV1": "/.env", "/PLAIN.TXT1": "/plain.txt" };
-    const { realPathSync } = Deno;
-    try {
-      // As on Windows and HFS+: the real path has the names that the folders list.
-      Deno.realPathSync = (path) =>
-        Object.entries(spellings).reduce(
-          (path, [spelling, name]) => path.replace(spelling.replace("/", SEPARATOR), name.replace("/", SEPARATOR)),
-          realPathSync(path),
-        );
-      const hidden = ["/GIT1", "/GIT1/", "/GIT1/config", "/sub/ENV1", "/folder/ENV1"];
-      await each(t, hidden, (path) => path, async (path) => {
-        assertEquals((await get(handlerFor({ root: site.root }), path)).status, 404);
-      });
-      const served = { "/PLAIN.TXT1": "plain", "/link.txt": "config", "/folder/config": "config" };
-      await each(
-        t,
-        [...Object.entries(served), ["/.well-known/link", "token"]],
-        ([path]) => path,
-        async ([path, text]) => {
-          assertEquals((await get(handlerFor({ root: site.root }), path!)).text, text);
-        },
+Deno.test("handler() serves a hidden file by another spelling of its name only through a link", async (t) => {
+  await using site = await Site.lay({
+    ".git/config": "config",
+    ".git/.env": "env",
+    "sub/.env": "env",
+    ".well-known/token": "token",
+    "plain.txt": "plain",
+    "link.txt": { link: ".git/config" },
+    "folder": { link: ".git" },
+    ".well-known/link": { link: "token" },
+    // Stand for other spellings: the mock below reports the names of the hidden files as the real ones.
+    "GIT1/config": "config",
+    ".git/ENV1": "env",
+    "sub/ENV1": "env",
+    "PLAIN.TXT1": "plain",
+  });
+  const spellings = { "/GIT1": "/.git", "/ENV1": "/.env", "/PLAIN.TXT1": "/plain.txt" };
+  const { realPathSync } = Deno;
+  try {
+    // As on Windows and HFS+: the real path has the names that the folders list.
+    Deno.realPathSync = (path) =>
+      Object.entries(spellings).reduce(
+        (path, [spelling, name]) => path.replace(spelling.replace("/", SEPARATOR), name.replace("/", SEPARATOR)),
+        realPathSync(path),
       );
-      // Only names below the root count.
-      assertEquals((await get(handlerFor({ root: site.file(".git") }), "/")).status, 200);
-      assertEquals((await get(handlerFor({ root: site.root, dotfiles: true }), "/GIT1/config")).text, "config");
-    } finally {
-      Deno.realPathSync = realPathSync;
-    }
-  },
+    const hidden = ["/GIT1", "/GIT1/", "/GIT1/config", "/sub/ENV1", ...HAS_LINKS ? ["/folder/ENV1"] : []];
+    await each(t, hidden, (path) => path, async (path) => {
+      assertEquals((await get(handlerFor({ root: site.root }), path)).status, 404);
+    });
+    const links = [["/link.txt", "config"], ["/folder/config", "config"], ["/.well-known/link", "token"]];
+    await each(
+      t,
+      [["/PLAIN.TXT1", "plain"], ...HAS_LINKS ? links : []],
+      ([path]) => path,
+      async ([path, text]) => {
+        assertEquals((await get(handlerFor({ root: site.root }), path!)).text, text);
+      },
+    );
+    // Only names below the root count.
+    assertEquals((await get(handlerFor({ root: site.file(".git") }), "/")).status, 200);
+    assertEquals((await get(handlerFor({ root: site.root, dotfiles: true }), "/GIT1/config")).text, "config");
+  } finally {
+    Deno.realPathSync = realPathSync;
+  }
 });
 
 Deno.test("handler() maps the file system errors of every system to a status", async (t) => {
@@ -2251,99 +2279,84 @@ Deno.test({
 
 // Encodings ----------------------------------------------------------------------------------------------------------
 
-Deno.test({
-  name: "handler() keeps the most recently used files within the limit of the cache",
-  ignore: !isLinux,
-  async fn() {
-    const size = 100_000;
-    const names = Array.from({ length: 10 }, (_, index) => `${index}.bin`);
-    await using site = await Site.lay(Object.fromEntries(names.map((name) => [name, new Uint8Array(size)])));
-    const handler = handlerFor({ root: site.root, limits: { cacheSize: 9.5 * (size + 10_000) } }); // room for nine
-    const isCached = async (name: string) =>
-      await bytesRead(async () => void await handler(new Request(`http://localhost/${name}`))) < size;
-    for (const name of names.slice(0, 9)) assert(!await isCached(name), name);
-    for (const name of names.slice(0, 9)) assert(await isCached(name), name);
-    assert(await isCached("0.bin")); // now 1.bin is the least recently used file
-    assert(!await isCached("9.bin"));
-    assert(await isCached("0.bin"), "a recently used file was removed");
-    assert(!await isCached("1.bin"), "the cache has no limit");
-  },
+Deno.test("handler() keeps the most recently used files within the limit of the cache", async () => {
+  const size = 100_000;
+  const names = Array.from({ length: 10 }, (_, index) => `${index}.bin`);
+  await using site = await Site.lay(Object.fromEntries(names.map((name) => [name, new Uint8Array(size)])));
+  const handler = handlerFor({ root: site.root, limits: { cacheSize: 9.5 * (size + 10_000) } }); // room for nine
+  const isCached = async (name: string) =>
+    await bytesRead(async () => void await handler(new Request(`http://localhost/${name}`))) < size;
+  for (const name of names.slice(0, 9)) assert(!await isCached(name), name);
+  for (const name of names.slice(0, 9)) assert(await isCached(name), name);
+  assert(await isCached("0.bin")); // now 1.bin is the least recently used file
+  assert(!await isCached("9.bin"));
+  assert(await isCached("0.bin"), "a recently used file was removed");
+  assert(!await isCached("1.bin"), "the cache has no limit");
 });
 
-Deno.test({
-  name: "handler() serves cached files that can no longer be opened",
-  ignore: !isRoot,
-  async fn(t) {
-    await using site = await Site.lay({
-      "index.html": "index",
-      "a.txt": "a".repeat(5000),
-      "a.bin": new Uint8Array(5000).fill(255),
-      "other.txt": "other",
+Deno.test("handler() serves cached files that can no longer be opened", async (t) => {
+  await using site = await Site.lay({
+    "index.html": "index",
+    "a.txt": "a".repeat(5000),
+    "a.bin": new Uint8Array(5000).fill(255),
+    "other.txt": "other",
+  });
+  const files = ["index.html", "a.txt", "a.bin", "other.txt"].map((name) => site.file(name));
+  for (const file of files) await chmod(file, 0o600);
+  const handler = handlerFor({ root: site.root });
+  const cases = [["/", ""], ["/index.html", ""], ["/a.txt", ""], ["/a.txt", "zstd"], ["/a.txt", "gzip"], [
+    "/a.bin",
+    "br",
+  ]];
+  await each(t, cases as [string, string][], (row) => row.join(" "), async ([path, accept]) => {
+    const first = await getDecoded(handler, path, accept);
+    await withoutAccess(files, async () => {
+      const again = await getDecoded(handler, `${path}?query`, accept);
+      assertEquals([again.status, again.text, [...again.headers]], [200, first.text, [...first.headers]]);
+      const etag = first.headers.get("etag")!;
+      assertEquals((await get(handler, path, { "if-none-match": etag, "accept-encoding": accept })).status, 304);
+      const failed = await get(handler, path, { "if-match": "x" });
+      assertEquals([failed.status, failed.headers.get("x-content-type-options")], [412, "nosniff"]);
+      assertEquals((await get(handler, path, { range: "bytes=0-0" })).status, 206);
+      assertEquals((await get(handler, path, { range: "bytes=9999-" })).status, 416);
+      assertEquals((await fetchFrom(handler, path, { method: "HEAD" })).status, 200);
     });
-    for (const name of ["index.html", "a.txt", "a.bin", "other.txt"]) await chmod(site.file(name), 0o600);
-    const handler = handlerFor({ root: site.root });
-    const cases = [["/", ""], ["/index.html", ""], ["/a.txt", ""], ["/a.txt", "zstd"], ["/a.txt", "gzip"], [
-      "/a.bin",
-      "br",
-    ]];
-    await each(t, cases as [string, string][], (row) => row.join(" "), async ([path, accept]) => {
-      const first = await getDecoded(handler, path, accept);
-      await withoutRights(async () => {
-        const again = await getDecoded(handler, `${path}?query`, accept);
-        assertEquals([again.status, again.text, [...again.headers]], [200, first.text, [...first.headers]]);
-        const etag = first.headers.get("etag")!;
-        assertEquals((await get(handler, path, { "if-none-match": etag, "accept-encoding": accept })).status, 304);
-        const failed = await get(handler, path, { "if-match": "x" });
-        assertEquals([failed.status, failed.headers.get("x-content-type-options")], [412, "nosniff"]);
-        assertEquals((await get(handler, path, { range: "bytes=0-0" })).status, 206);
-        assertEquals((await get(handler, path, { range: "bytes=9999-" })).status, 416);
-        assertEquals((await fetchFrom(handler, path, { method: "HEAD" })).status, 200);
+  });
+  await withoutAccess(files, async () => assertEquals((await get(handler, "/other.txt")).status, 403));
+  assertEquals((await fetchFrom(handler, "/a.txt", { method: "POST" })).status, 405);
+  assertEquals((await fetchFrom(handler, "/a.txt", { method: "OPTIONS" })).status, 204);
+});
+
+Deno.test("handler() does not cache a file that was just written", async () => {
+  await using site = await Site.lay({ "a.txt": "one" });
+  await chmod(site.file("a.txt"), 0o600);
+  const statusOfSecond = async (handler: Handler) => {
+    assertEquals((await get(handler, "/a.txt")).status, 200);
+    return (await withoutAccess([site.file("a.txt")], () => get(handler, "/a.txt"))).status;
+  };
+  assertEquals(await statusOfSecond(createHandler({ root: site.root })), 403);
+  assertEquals(await statusOfSecond(createHandler({ root: site.root, now: () => Date.now() - 1e6 })), 403);
+  assertEquals(await statusOfSecond(handlerFor({ root: site.root })), 200);
+});
+
+Deno.test("handler() reads a file once for simultaneous first requests", async (t) => {
+  const size = 500_000;
+  await using site = await Site.lay({ "a.txt": "a".repeat(size) });
+  await Deno.writeFile(site.file("a.txt.br"), new Uint8Array(size));
+  await each(
+    t,
+    [["identity", 1], ["gzip", 1], ["zstd", 1], ["br", 2]] as const,
+    ([accept]) => accept,
+    async ([accept, files]) => {
+      const handler = handlerFor({ root: site.root });
+      const request = () => new Request("http://localhost/a.txt", { headers: { "accept-encoding": accept } });
+      const bytes = await bytesRead(async () => {
+        const bodies = await Promise.all(Array.from({ length: 50 }, async () => (await handler(request())).bytes()));
+        for (const body of bodies) assertEquals(body.length, bodies[0]!.length);
       });
-    });
-    await withoutRights(async () => assertEquals((await get(handler, "/other.txt")).status, 403));
-    assertEquals((await fetchFrom(handler, "/a.txt", { method: "POST" })).status, 405);
-    assertEquals((await fetchFrom(handler, "/a.txt", { method: "OPTIONS" })).status, 204);
-  },
-});
-
-Deno.test({
-  name: "handler() does not cache a file that was just written",
-  ignore: !isRoot,
-  async fn() {
-    await using site = await Site.lay({ "a.txt": "one" });
-    await chmod(site.file("a.txt"), 0o600);
-    const statusOfSecond = async (handler: Handler) => {
-      assertEquals((await get(handler, "/a.txt")).status, 200);
-      return (await withoutRights(() => get(handler, "/a.txt"))).status;
-    };
-    assertEquals(await statusOfSecond(createHandler({ root: site.root })), 403);
-    assertEquals(await statusOfSecond(createHandler({ root: site.root, now: () => Date.now() - 1e6 })), 403);
-    assertEquals(await statusOfSecond(handlerFor({ root: site.root })), 200);
-  },
-});
-
-Deno.test({
-  name: "handler() reads a file once for simultaneous first requests",
-  ignore: !isLinux,
-  async fn(t) {
-    const size = 500_000;
-    await using site = await Site.lay({ "a.txt": "a".repeat(size) });
-    await Deno.writeFile(site.file("a.txt.br"), new Uint8Array(size));
-    await each(
-      t,
-      [["identity", 1], ["gzip", 1], ["zstd", 1], ["br", 2]] as const,
-      ([accept]) => accept,
-      async ([accept, files]) => {
-        const handler = handlerFor({ root: site.root });
-        const request = () => new Request("http://localhost/a.txt", { headers: { "accept-encoding": accept } });
-        const bytes = await bytesRead(async () => {
-          const bodies = await Promise.all(Array.from({ length: 50 }, async () => (await handler(request())).bytes()));
-          for (const body of bodies) assertEquals(body.length, bodies[0]!.length);
-        });
-        assert(bytes < (files + 0.5) * size, `${bytes}`);
-      },
-    );
-  },
+      assert(bytes < (files + 0.5) * size, `${bytes}`);
+    },
+  );
 });
 
 /** Pauses the first read of a file after it completes, until `resume` is called. */
@@ -2711,33 +2724,25 @@ Deno.test("handler() serves another encoding after the precompressed file is del
   assertEquals(await sent(), ["gzip", text]);
 });
 
-Deno.test({
-  name: "handler() forgets the file used least recently when its cache is full",
-  ignore: !isLinux,
-  async fn() {
-    const size = 100_000;
-    const names = ["one", "two", "three"];
-    await using site = await Site.lay(Object.fromEntries(names.map((name) => [name, new Uint8Array(size)])));
-    const handler = handlerFor({ root: site.root, limits: { cacheSize: 2.5 * size } });
-    const isRead = async (name: string) => await bytesRead(() => get(handler, `/${name}`)) >= size;
-    for (const name of names) assert(await isRead(name), name);
-    assertEquals([await isRead("three"), await isRead("two"), await isRead("one")], [false, false, true]);
-    assertEquals([await isRead("one"), await isRead("two"), await isRead("three")], [false, false, true]);
-  },
+Deno.test("handler() forgets the file used least recently when its cache is full", async () => {
+  const size = 100_000;
+  const names = ["one", "two", "three"];
+  await using site = await Site.lay(Object.fromEntries(names.map((name) => [name, new Uint8Array(size)])));
+  const handler = handlerFor({ root: site.root, limits: { cacheSize: 2.5 * size } });
+  const isRead = async (name: string) => await bytesRead(() => get(handler, `/${name}`)) >= size;
+  for (const name of names) assert(await isRead(name), name);
+  assertEquals([await isRead("three"), await isRead("two"), await isRead("one")], [false, false, true]);
+  assertEquals([await isRead("one"), await isRead("two"), await isRead("three")], [false, false, true]);
 });
 
-Deno.test({
-  name: "handler() caches a file once it is no longer new",
-  ignore: !isLinux,
-  async fn() {
-    await using site = await Site.lay({ "a.bin": new Uint8Array(500_000) });
-    let now = Date.now();
-    const handler = createHandler({ root: site.root, now: () => now });
-    await get(handler, "/a.bin");
-    now += 60_000;
-    assert(await bytesRead(() => get(handler, "/a.bin")) >= 500_000);
-    assert(await bytesRead(() => get(handler, "/a.bin")) < 500_000);
-  },
+Deno.test("handler() caches a file once it is no longer new", async () => {
+  await using site = await Site.lay({ "a.bin": new Uint8Array(500_000) });
+  let now = Date.now();
+  const handler = createHandler({ root: site.root, now: () => now });
+  await get(handler, "/a.bin");
+  now += 60_000;
+  assert(await bytesRead(() => get(handler, "/a.bin")) >= 500_000);
+  assert(await bytesRead(() => get(handler, "/a.bin")) < 500_000);
 });
 
 Deno.test("handler() serves a precompressed file with the Content-Type and Vary of its original", async (t) => {
@@ -2774,23 +2779,20 @@ Deno.test({
   },
 });
 
-Deno.test({
-  name: "handler() ignores unreadable precompressed files",
-  ignore: !isRoot,
-  async fn() {
-    const text = "original ".repeat(200);
-    await using site = await Site.lay({ "a.js": text, "a.js.br": "", "a.js.gz": "", "404.html": "none" });
-    for (const name of ["a.js.br", "a.js.gz", "404.html"]) await chmod(site.file(name), 0);
-    const handler = handlerFor({ root: site.root });
-    await withoutRights(async () => {
-      for (const [accept, encoding] of [["br", null], ["gzip", "gzip"], ["br, gzip", "gzip"]] as const) {
-        const { status, headers, text: sent } = await getDecoded(handler, "/a.js", accept);
-        assertEquals([status, headers.get("content-encoding"), sent], [200, encoding, text]);
-      }
-      const { status, text: line } = await get(handler, "/nothing"); // the unreadable 404.html is ignored too
-      assertEquals([status, line], [404, "404 Not Found\n"]);
-    });
-  },
+Deno.test("handler() ignores unreadable precompressed files", async () => {
+  const text = "original ".repeat(200);
+  await using site = await Site.lay({ "a.js": text, "a.js.br": "", "a.js.gz": "", "404.html": "none" });
+  const files = ["a.js.br", "a.js.gz", "404.html"].map((name) => site.file(name));
+  for (const file of files) await chmod(file, 0);
+  const handler = handlerFor({ root: site.root });
+  await withoutAccess(files, async () => {
+    for (const [accept, encoding] of [["br", null], ["gzip", "gzip"], ["br, gzip", "gzip"]] as const) {
+      const { status, headers, text: sent } = await getDecoded(handler, "/a.js", accept);
+      assertEquals([status, headers.get("content-encoding"), sent], [200, encoding, text]);
+    }
+    const { status, text: line } = await get(handler, "/nothing"); // the unreadable 404.html is ignored too
+    assertEquals([status, line], [404, "404 Not Found\n"]);
+  });
 });
 
 Deno.test("handler() serves every change of the precompressed file, however quickly it follows", async () => {
@@ -3840,71 +3842,68 @@ function linkTextsIn(listing: string): string[] {
   });
 }
 
-Deno.test({
-  name: "handler() shows exactly the name of a file or folder as the text of its link",
-  ignore: isWindows,
-  async fn() {
-    const printable = Array.from({ length: 95 }, (_, index) => String.fromCharCode(32 + index))
-      .filter((character) => character !== "/" && character !== "\\"); // no URL has a backslash
-    const names = [
-      ...printable.map((character) => `a${character}b`),
-      ...[printable.slice(0, 47), printable.slice(47)].map((characters) => characters.join("")),
-      " leading",
-      "trailing ",
-      "  both  and  inside  ",
-      " ",
-      "tab\there",
-      "line\nfeed",
-      "carriage\rreturn",
-      "both\r\nends\r",
-      '"quoted"',
-      "'single'",
-      "&amp;",
-      "&#65;&lt;",
-      "<b>bold</b>".replace("/", "-"),
-      "</bdi>".replace("/", "-"),
-      "a:b",
-      "javascript:alert(1)",
-      "?query",
-      "#hash",
-      "%41",
-      "é\u0301",
-      "\u202eright to left",
-      "\ufeffmark",
-      "emoji 😀",
-      "日本語",
-      ...[...printable].filter((character) => character !== ".").map((character) => character.repeat(2)),
-    ];
-    // On macOS, names that differ only in case are the same.
-    const unique = isLinux
-      ? [...new Set(names)]
-      : [...new Map(names.map((name) => [name.toLowerCase(), name])).values()];
-    assert(unique.length >= 100);
-    await using site = await Site.lay(Object.fromEntries(unique.flatMap((name) => [
-      [`files/${name}`, `=${name}`],
-      [`folders/${name}/inside.txt`, `=${name}`],
-    ])));
-    const handler = handlerFor({ root: site.root });
-    for (const folder of ["files", "folders"]) {
-      const listing = (await get(handler, `/${folder}/`)).text;
-      const texts = linkTextsIn(listing);
-      assertEquals(new Set(texts), new Set(unique));
-      assertEquals(texts.length, unique.length);
-      // Each link leads to what its text names.
-      for (const [index, link] of linksIn(listing).entries()) {
-        const { pathname, origin } = new URL(link, `http://localhost/${folder}/`);
-        assertEquals(origin, "http://localhost");
-        const { text } = await get(handler, folder === "files" ? pathname : `${pathname}inside.txt`);
-        assertEquals(text, `=${texts[index]}`);
-      }
+Deno.test("handler() shows exactly the name of a file or folder as the text of its link", async () => {
+  const printable = Array.from({ length: 95 }, (_, index) => String.fromCharCode(32 + index))
+    .filter((character) => character !== "/" && character !== "\\"); // no URL has a backslash
+  const names = [
+    ...printable.map((character) => `a${character}b`),
+    ...[printable.slice(0, 47), printable.slice(47)].map((characters) => characters.join("")),
+    " leading",
+    "trailing ",
+    "  both  and  inside  ",
+    " ",
+    "tab\there",
+    "line\nfeed",
+    "carriage\rreturn",
+    "both\r\nends\r",
+    '"quoted"',
+    "'single'",
+    "&amp;",
+    "&#65;&lt;",
+    "<b>bold</b>".replace("/", "-"),
+    "</bdi>".replace("/", "-"),
+    "a:b",
+    "javascript:alert(1)",
+    "?query",
+    "#hash",
+    "%41",
+    "é\u0301",
+    "\u202eright to left",
+    "\ufeffmark",
+    "emoji 😀",
+    "日本語",
+    ...[...printable].filter((character) => character !== ".").map((character) => character.repeat(2)),
+  ];
+  const possible = names.filter((name) => !isWindows || !/[<>:"|?*\t\n\r]|[ .]$/.test(name));
+  // On macOS and Windows, names that differ only in case are the same.
+  const unique = isLinux
+    ? [...new Set(possible)]
+    : [...new Map(possible.map((name) => [name.toLowerCase(), name])).values()];
+  assert(unique.length >= 100);
+  await using site = await Site.lay(Object.fromEntries(unique.flatMap((name) => [
+    [`files/${name}`, `=${name}`],
+    [`folders/${name}/inside.txt`, `=${name}`],
+  ])));
+  const handler = handlerFor({ root: site.root });
+  for (const folder of ["files", "folders"]) {
+    const listing = (await get(handler, `/${folder}/`)).text;
+    const texts = linkTextsIn(listing);
+    assertEquals(new Set(texts), new Set(unique));
+    assertEquals(texts.length, unique.length);
+    // Each link leads to what its text names.
+    for (const [index, link] of linksIn(listing).entries()) {
+      const { pathname, origin } = new URL(link, `http://localhost/${folder}/`);
+      assertEquals(origin, "http://localhost");
+      const { text } = await get(handler, folder === "files" ? pathname : `${pathname}inside.txt`);
+      assertEquals(text, `=${texts[index]}`);
     }
-    for (const name of unique) { // the title and the heading contain the name, too
-      const { text } = await get(handler, `/folders/${encodeURIComponent(name)}/`);
-      const [, title = ""] = /<title>([^<]*)<\/title>/.exec(text) ?? [];
-      const [, heading = ""] = /<h1>.* \/ <bdi>(.*)<\/bdi><\/h1>/s.exec(text) ?? [];
-      assertEquals([unescapeHtml(title), unescapeHtml(heading.replace(/<[^>]*>/g, ""))], [name, name]);
-    }
-  },
+  }
+  for (const name of unique) { // the title and the heading contain the name, too
+    const { text } = await get(handler, `/folders/${encodeURIComponent(name)}/`);
+    const [, title = ""] = /<title>([^<]*)<\/title>/.exec(text) ?? [];
+    const [, heading = ""] = /<h1>.* \/ <bdi>(.*)<\/bdi><\/h1>/s.exec(text) ?? [];
+    assertEquals([unescapeHtml(title), unescapeHtml(heading.replace(/<[^>]*>/g, ""))], [name, name]);
+  }
 });
 
 Deno.test("handler() applies conditions to a listing", async (t) => {
