@@ -63,6 +63,23 @@ export const HAS_LINKS: boolean = (() => {
   }
 })();
 
+/** Whether a file that is open can be replaced by another one. Windows can do it, but Wine can't. */
+export const CAN_REPLACE: boolean = (() => {
+  if (!isWindows) return true;
+  const folder = Deno.makeTempDirSync();
+  const [file, other] = [join(folder, "file"), join(folder, "other")];
+  for (const name of [file, other]) Deno.writeTextFileSync(name, "");
+  try {
+    using _open = Deno.openSync(file);
+    Deno.renameSync(other, file);
+    return true;
+  } catch {
+    return false;
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+})();
+
 /** Removes a folder, even if it contains folders without permissions or, on Windows, files that are being closed. */
 export async function removeFolder(folder: string): Promise<void> {
   let lastError: unknown;
@@ -360,8 +377,9 @@ function indexOf(bytes: Uint8Array, text: string): number {
   return new TextDecoder("latin1").decode(bytes).indexOf(text);
 }
 
-/** Returns how many files of a folder a process has open (Linux). */
+/** Returns how many files of a folder a process has open (Linux), or any process (Windows). */
 export function openFiles(root: string, process: number | "self" = "self"): number {
+  if (isWindows) return busyFiles(root);
   let count = 0;
   for (const { name } of Deno.readDirSync(`/proc/${process}/fd`)) {
     try {
@@ -371,4 +389,29 @@ export function openFiles(root: string, process: number | "self" = "self"): numb
     }
   }
   return count;
+}
+
+/** Returns how many files in a folder can't be opened exclusively, because they are open already (Windows). */
+function busyFiles(folder: string): number {
+  const kernel = Deno.dlopen("kernel32.dll", {
+    CreateFileW: { parameters: ["buffer", "u32", "u32", "usize", "u32", "u32", "usize"], result: "isize" },
+    CloseHandle: { parameters: ["isize"], result: "i32" },
+  });
+  const [GENERIC_READ, NOT_SHARED, OPEN_EXISTING, INVALID_HANDLE] = [0x80000000, 0, 3, -1n];
+  const isBusy = (file: string) => {
+    const name = Uint16Array.from(`${file}\0`, (character) => character.charCodeAt(0));
+    const handle = kernel.symbols.CreateFileW(name, GENERIC_READ, NOT_SHARED, 0n, OPEN_EXISTING, 0, 0n);
+    if (handle !== INVALID_HANDLE) kernel.symbols.CloseHandle(handle);
+    return handle === INVALID_HANDLE;
+  };
+  const count = (folder: string): number =>
+    [...Deno.readDirSync(folder)].reduce((sum, { name, isDirectory }) => {
+      const path = join(folder, name);
+      return sum + (isDirectory ? count(path) : Number(isBusy(path)));
+    }, 0);
+  try {
+    return count(folder);
+  } finally {
+    kernel.close();
+  }
 }
