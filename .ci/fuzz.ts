@@ -4,7 +4,7 @@
  *
  *     deno task fuzz [--seconds N] [--seed N]
  *
- * It needs Linux, because it creates a FIFO and reads `/proc`.
+ * It needs Linux or Windows to see which files are open.
  *
  * @module
  */
@@ -17,6 +17,7 @@ import { createHandler, makeCertificate, type Options } from "../server.ts";
 import { type Answer, chmod, openFiles, RawClient, Site, withoutRights } from "./fixtures.ts";
 
 const SECRET = "THE SECRET";
+const isWindows = Deno.build.os === "windows"; // which has no FIFOs and no modes
 
 /** Returns a seeded generator of random numbers from 0 to 1 (mulberry32), so that a failure can be reproduced. */
 function seeded(seed: number): () => number {
@@ -240,8 +241,7 @@ export async function fuzz(
     "www/sub/404.html": "nothing in sub",
     "www/big.bin": new Uint8Array(70_000),
     "www/empty": "",
-    "www/unreadable": SECRET,
-    "www/noentry/x": SECRET,
+    ...isWindows ? {} : { "www/unreadable": SECRET, "www/noentry/x": SECRET },
     "www/.env": SECRET,
     "www/.git/config": SECRET,
     "www/.well-known/x": "x",
@@ -254,8 +254,10 @@ export async function fuzz(
     "www/loop": { link: "loop" },
   });
   const root = join(outside.root, "www");
-  assert((await new Deno.Command("mkfifo", { args: [join(root, "fifo")] }).output()).success);
-  for (const name of ["unreadable", "noentry"]) await chmod(join(root, name), 0);
+  if (!isWindows) {
+    assert((await new Deno.Command("mkfifo", { args: [join(root, "fifo")] }).output()).success);
+    for (const name of ["unreadable", "noentry"]) await chmod(join(root, name), 0);
+  }
 
   const statuses = new Map<number, number>();
   const end = Date.now() + seconds * 1000;
@@ -299,6 +301,10 @@ export async function fuzz(
           continue;
         }
         const response = await client.receive(request.method);
+        if (response === undefined && isWindows) { // it can drop a 400 that Deno sent before it closed the connection
+          await reconnect();
+          continue;
+        }
         assert(response !== undefined, `no response to ${request.text}`);
         check(response, request, outside.root);
         count(response.status);
