@@ -2335,6 +2335,23 @@ Deno.test("handler() does not cache a file that was just written", async () => {
   assertEquals(await statusOfSecond(handlerFor({ root: site.root })), 200);
 });
 
+Deno.test("handler() opens a small file once, without a thread, and then serves it from its cache", async () => {
+  await using site = await Site.lay({ "a.txt": "a" });
+  const handler = handlerFor({ root: site.root });
+  const fs = process.getBuiltinModule("node:fs");
+  const { openSync } = fs;
+  const { open } = Deno;
+  const opened: string[] = [];
+  try {
+    fs.openSync = (...args) => (opened.push("openSync"), openSync(...args));
+    Deno.open = (...args) => (opened.push("open"), open(...args));
+    for (let count = 0; count < 2; count++) assertEquals((await get(handler, "/a.txt")).text, "a");
+  } finally {
+    [Deno.open, fs.openSync] = [open, openSync];
+  }
+  assertEquals(opened, ["openSync"]);
+});
+
 Deno.test("handler() reads a file once for simultaneous first requests", async (t) => {
   const size = 500_000;
   await using site = await Site.lay({ "a.txt": "a".repeat(size) });
