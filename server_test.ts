@@ -5403,19 +5403,22 @@ Deno.test("main() serves the www folder beside the script or else the current fo
   assertEquals(await (await fetch(`http://[::1]:${server.port}/a.txt`)).text(), "www");
 });
 
-Deno.test({
-  name: "deno task start serves a relative folder of the caller, not of the project",
-  ignore: isWindows,
-  async fn() {
-    await using site = await Site.lay({ "a folder/a.txt": "a" });
-    const task = `"${Deno.execPath()}" task --config "${join(here, "deno.json")}" start`;
-    const shell = `exec env -u INIT_CWD ${task} "a folder" --port 0 --host 127.0.0.1`;
-    await using server = await Served.start([], { cwd: site.root, shell });
-    const text = await (await fetch(`${server.url}a.txt`)).text();
-    assertEquals(await server.stop(), 0);
-    assertEquals(text, "a");
-    assertStringIncludes(server.startUp, `\nFolder   ${site.file("a folder")}\n`);
-  },
+Deno.test("deno task start serves a relative folder of the caller, not of the project", async () => {
+  await using site = await Site.lay({ "a folder/a.txt": "a" });
+  const task = `"${Deno.execPath()}" task --config "${join(here, "deno.json")}" start`;
+  const { INIT_CWD: _, ...env } = Deno.env.toObject();
+  const args = ["task", "--config", join(here, "deno.json"), "start", "no folder"];
+  const options: Deno.CommandOptions = { args, cwd: site.root, env, clearEnv: true, stdin: "null" };
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), options).output();
+  assertStringIncludes(decoder.decode(stderr), `http-server: there is no folder ${site.file("no folder")}.\n`);
+  assertEquals(code, 2);
+  if (isWindows) return; // where no signal reaches the server behind the task
+  const shell = `exec env -u INIT_CWD ${task} "a folder" --port 0 --host 127.0.0.1`;
+  await using server = await Served.start([], { cwd: site.root, shell });
+  const text = await (await fetch(`${server.url}a.txt`)).text();
+  assertEquals(await server.stop(), 0);
+  assertEquals(text, "a");
+  assertStringIncludes(server.startUp, `\nFolder   ${site.file("a folder")}\n`);
 });
 
 /** Reports whether a server can listen on an address of this machine. */
