@@ -938,10 +938,24 @@ class Representation {
 
 const BODY_HEADERS = /^(?:content-(?:type|length|encoding|range)|accept-ranges)$/;
 
+/** Yields to the event loop regularly, because compression blocks this thread. */
+class Pacer {
+  #size = 0; // bytes compressed since the last yield
+  #last = Promise.resolve();
+
+  /** Waits before a number of bytes is compressed, if many were compressed since the last time; one caller after another. */
+  async wait(size: number): Promise<void> {
+    this.#size += size;
+    if (this.#size <= YIELD_SIZE) return;
+    await (this.#last = this.#last.then(() => delay(0)));
+    this.#size = 0;
+  }
+}
+
 /** Makes the representations of files. What was made from a file is kept in its entry. */
 class Encodings {
-  #compressedSize = 0; // bytes compressed since the last yield
-  #lastYield = Promise.resolve();
+  #inMemory = new Pacer(); // small bodies do not wait for streams
+  #streams = new Pacer();
 
   /** `isEncodable` can exclude content types from compression. */
   constructor(
@@ -963,7 +977,7 @@ class Encodings {
       const precompressed = isMissing ? undefined : await this.#loadPrecompressed(current, plain, encoding);
       if (precompressed !== undefined) return precompressed;
       if (!canCompress(encoding, plain)) continue;
-      if (plain.isOnDisk) await this.#yieldFor(START_SIZE); // the response will start a compressor
+      if (plain.isOnDisk) await this.#streams.wait(START_SIZE); // the response will start a compressor
       return await this.#share(current, encoding, () => this.#compress(plain, encoding));
     }
     return plain;
@@ -1041,28 +1055,17 @@ class Encodings {
     for (const name of ["accept-ranges", "content-length"]) headers.delete(name);
     this.responses.addCommonHeaders(headers);
     if (plain.isOnDisk) {
-      const yieldFor = (size: number) => this.#yieldFor(size);
+      const wait = (size: number) => this.#streams.wait(size);
       const compressed: Origin["stream"] = (body, length) =>
-        body.pipeThrough(exactly(length, yieldFor)).pipeThrough(stream!());
+        body.pipeThrough(exactly(length, wait)).pipeThrough(stream!());
       return new Representation({ ...origin, stream: compressed }, headers);
     }
     const bytes = await plain.bytes;
-    await this.#yieldFor(bytes.length);
+    await this.#inMemory.wait(bytes.length);
     const compressed = new Uint8Array(compress!(bytes));
     if (compressed.length >= bytes.length) return plain;
     headers.set("content-length", `${compressed.length}`);
     return new Representation(origin, headers, compressed);
-  }
-
-  /**
-   * Waits before a number of bytes is compressed, which blocks this thread: yields to the event loop if many were compressed
-   * since the last time. Waiting callers continue one after another.
-   */
-  async #yieldFor(size: number): Promise<void> {
-    this.#compressedSize += size;
-    if (this.#compressedSize <= YIELD_SIZE) return;
-    await (this.#lastYield = this.#lastYield.then(() => delay(0)));
-    this.#compressedSize = 0;
   }
 
   /** Returns the representation in a precompressed file beside the original, if there is one and it is not older. */
@@ -1216,7 +1219,14 @@ class Listings {
     const view = parseView(query);
     const isJson = accepts(request, "text/html", "application/json") === "application/json";
     const { path, mtime, ctime } = folder;
-    const key = JSON.stringify([path, mtime, ctime, view, isJson, request.headers.get("accept-encoding")]);
+    const key = JSON.stringify([
+      path,
+      mtime,
+      ctime,
+      view,
+      isJson,
+      acceptedEncodings(request.headers.get("accept-encoding") ?? ""),
+    ]);
     const known = this.#inProgress.get(key);
     if (known !== undefined) return known;
     const promise = this.#render(folder, view, isJson, request.headers, key)
@@ -1620,7 +1630,9 @@ class Responses {
   refuseHost(request: Request, host: string): Response {
     const text =
       `Requests from this machine must use localhost, an IP address or an allowed name, because any web page ` +
-      `could point its own name to this machine. To allow this name, start the server with --allow-host ${host}`;
+      `could point its own name to this machine. To allow this name, start the server with --allow-host ${
+        /^[\w.-]+$/.test(host) ? host : "NAME"
+      }`;
     return this.fail(request, 403, {}, text);
   }
 
@@ -1781,13 +1793,14 @@ function errorMessage(error: unknown): string {
   return (error as Error).message.replace(/(?:: \w+ '[^']*')?\.?(\n.*)?$/s, "");
 }
 
-/** Writes a line to stderr; ignores errors, such as a full disk. */
+/** Writes a line to stderr. */
 function logError(text: string): void {
-  try {
-    console.error(`http-server: ${text}`);
-  } catch {
-    // A server must not stop because its log can't be written.
-  }
+  writeLater(Deno.stderr, `http-server: ${text}`);
+}
+
+/** Writes a line without waiting for its reader, and ignores errors: a stalled or closed terminal must stop nothing. */
+function writeLater(output: { write(bytes: Uint8Array): Promise<number> }, line: string): void {
+  output.write(new TextEncoder().encode(`${line}\n`)).catch(() => {});
 }
 
 /** What the log needs beside a request and its response. */
@@ -1864,6 +1877,7 @@ const LIVE_EVENTS_PATH = "/.live-reload/events";
 const LIVE_CHECK_HEADER = "live-reload-check"; // marks the HEAD request of the script, which counts as a navigation
 const SWEEP_RATIO = 25; // a rest takes 25 times as long as the sweep before, so that sweeps take 4% of a core
 const LONGEST_REST = 1000; // ms; on a busy machine, a sweep seems to take long
+const LONGEST_PATH = 4096; // characters; systems have no longer paths that could change
 const SWEEP_WAIT = 200; // ms that a page waits for a sweep
 const SLICE_TIME = 2; // ms of a sweep before yielding to other requests
 const BURST_SWEEPS = 20; // after so many sweeps that found changes, pages reload anyway
@@ -2023,7 +2037,7 @@ class LiveReload {
   /** Records what a request found at a path, and the names in a listed folder. Only a sweep changes known outcomes. */
   record(path: UrlPath, entry: Entry | undefined, names?: () => string): void {
     const key = path.length > 1 && path.endsWith("/") ? path.slice(0, -1) as UrlPath : path;
-    if (this.#isIgnored(key)) return;
+    if (key.length > LONGEST_PATH || this.#isIgnored(key)) return;
     const outcome = this.#known.get(key) ?? toOutcome(entry);
     if (names !== undefined && !outcome.isRead) Object.assign(outcome, { content: names(), isRead: true });
     this.#known.delete(key);
@@ -2041,8 +2055,9 @@ class LiveReload {
 
   /** Reports whether a glob matches the path, a parent folder, or any name in it. */
   #isIgnored(path: UrlPath): boolean {
-    const names = path.split("/").slice(1);
-    const candidates = names.flatMap((name, index) => [name, names.slice(0, index + 1).join("/")]);
+    if (this.#ignored.length === 0) return false;
+    let end = 0;
+    const candidates = path.split("/").slice(1).flatMap((name) => [name, path.slice(1, end += 1 + name.length)]);
     return this.#ignored.some((glob) => candidates.some((candidate) => glob.test(candidate)));
   }
 
@@ -2346,7 +2361,7 @@ function parseCommand(args: string[]) {
   const [root] = folders;
   const { base, dotfiles, symlinks, spa, cors, live, ignore, auth, https, cert, key, quiet, "max-age": maxAge } =
     values;
-  checkUsage(folders.length < 2, `expected one folder, got ${folders.length}: ${folders.join(", ")}`);
+  checkUsage(folders.length < 2, `expected one folder, got ${folders.length}`);
   checkUsage(root !== "", "the name of the folder is empty");
   checkUsage(values.host !== "", "--host needs an address to listen on, such as 127.0.0.1");
   checkUsage(!https || !cert && !key, "leave out --https to use the certificate of --cert and --key");
@@ -2518,7 +2533,7 @@ function watchSignals({ sameSignalTime, stopTime }: Limits, shutdown: () => void
     if (start !== undefined) return performance.now() - start > sameSignalTime ? resolve(130) : undefined;
     start = performance.now();
     shutdown();
-    const explain = () => console.log("\nFinishing responses in flight; press Ctrl-C again to stop now.");
+    const explain = () => writeLater(Deno.stdout, "\nFinishing responses in flight; press Ctrl-C again to stop now.");
     if (Deno.stdout.isTerminal()) setTimeout(explain, sameSignalTime);
     setTimeout(() => resolve(0), stopTime);
   };

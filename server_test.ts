@@ -123,13 +123,16 @@ async function eachAtOnce<T>(t: Deno.TestContext, rows: T[], name: (row: T) => u
 
 /** Runs a function and returns the lines that it writes to stderr. */
 async function stderrOf(fn: () => unknown): Promise<string[]> {
-  const { error } = console;
+  const { write } = Deno.stderr;
   const lines: string[] = [];
   try {
-    console.error = (...data: unknown[]) => lines.push(data.map(String).join(" "));
+    Deno.stderr.write = (bytes) => {
+      lines.push(decoder.decode(bytes).trimEnd());
+      return Promise.resolve(bytes.length);
+    };
     await fn();
   } finally {
-    console.error = error;
+    Deno.stderr.write = write;
   }
   return lines;
 }
@@ -349,13 +352,19 @@ const NOWHERE = ["--port", "0", "--host", "192.0.2.1"];
 /** Runs `main` in this process and returns its exit code and output. */
 async function runMain(args: string[], limits: Limits = LIMITS): Promise<Finished> {
   const { log, error } = console;
+  const { write } = Deno.stderr;
   const output = { stdout: "", stderr: "" };
   try {
+    Deno.stderr.write = (bytes) => {
+      output.stderr += decoder.decode(bytes);
+      return Promise.resolve(bytes.length);
+    };
     console.log = (text: string) => output.stdout += `${text}\n`;
     console.error = (text: string) => output.stderr += `${text}\n`;
     return { code: await main(args, limits), ...output };
   } finally {
     Object.assign(console, { log, error });
+    Deno.stderr.write = write;
   }
 }
 
@@ -3061,6 +3070,29 @@ async function compressionsDuring(fn: () => Promise<unknown>): Promise<number> {
   return count;
 }
 
+Deno.test("handler() compresses a small file while streams wait for their turn", async () => {
+  await using site = await Site.lay({ "big.txt": "a".repeat(2 << 20), "small.txt": "a".repeat(5000) });
+  const handler = handlerFor({ root: site.root });
+  await getDecoded(handler, "/small.txt", "identity");
+  const { setTimeout } = globalThis;
+  const held: (() => void)[] = [];
+  const request = () => fetchFrom(handler, "/big.txt", { headers: { "accept-encoding": "gzip" } });
+  let streams: Promise<unknown>[] = [];
+  try {
+    Object.assign(globalThis, { // streams wait for timers of 0 ms
+      setTimeout: (fn: () => void, delay?: number) => delay === 0 ? held.push(fn) : setTimeout(fn, delay),
+    });
+    streams = Array.from({ length: 20 }, request);
+    await until(() => held.length > 0, "a stream that waits");
+    const { status } = await within(getDecoded(handler, "/small.txt", "gzip"), "the small file");
+    assertEquals(status, 200);
+  } finally {
+    Object.assign(globalThis, { setTimeout });
+    for (const fn of held) fn();
+  }
+  await Promise.all(streams);
+});
+
 Deno.test("handler() compresses each version of a file once", async (t) => {
   await each(t, ["gzip", BEST], (accept) => accept, async (accept) => {
     await using site = await Site.lay({ "a.txt": "" });
@@ -5001,6 +5033,34 @@ Deno.test("handler() rests between two sweeps, 25 times as long as they take, bu
   });
 });
 
+Deno.test("handler() does not remember paths that are too long for a file", async () => {
+  await using site = await Site.lay({ "index.html": "<p>page", "last.txt": "" });
+  for (const ignore of [[], ["*.log"]]) {
+    using live = startLive(site, { ignore });
+    for (const path of ["/a".repeat(30_000), `/${"a".repeat(60_000)}`]) {
+      assertEquals((await get(live.handler, path)).status, 404);
+    }
+    await get(live.handler, "/last.txt");
+    const fs = process.getBuiltinModule("node:fs");
+    const { existsSync } = fs;
+    let longest = 0;
+    const seen = new Set<string>();
+    const { statSync } = Deno;
+    try {
+      fs.existsSync = (path) => (longest = Math.max(longest, `${path}`.length), existsSync(path));
+      Deno.statSync = (path) => (seen.add(join(`${path}`)), statSync(path));
+      await until(async () => {
+        await get(live.handler, "/", NAVIGATION); // sweeps
+        return seen.has(site.file("last.txt"));
+      }, "the end of a sweep");
+    } finally {
+      fs.existsSync = existsSync;
+      Deno.statSync = statSync;
+    }
+    assert(longest < 4200, `${longest} characters`);
+  }
+});
+
 Deno.test("handler() forgets the path that was requested the longest time ago beyond a limit", async () => {
   await using site = await Site.lay({ "index.html": "<p>page", "used.txt": "", "old.txt": "", "last.txt": "" });
   using live = startLive(site, { limits: { knownPaths: 100 } });
@@ -5223,8 +5283,8 @@ Deno.test("main() reports a usage error in one sentence with exit code 2", async
       ["--auth", auth],
       "--auth must be USER:PASSWORD, with a colon, a password and no control characters.",
     ]),
-    [["a", "b"], "expected one folder, got 2: a, b."],
-    [[".", "a", "b"], "expected one folder, got 2: a, b."], // with the folder of a command that is installed
+    [["a", "b"], "expected one folder, got 2."],
+    [[".", "a", "b"], "expected one folder, got 2."], // with the folder of a command that is installed
     [["--ignore", "x"], "--ignore needs --live."],
     [[""], "the name of the folder is empty."],
     [[missing], `there is no folder ${missing}.`],
@@ -5945,6 +6005,32 @@ Deno.test("main() refuses to start if the private key is in the served folder", 
     const sentence = `every client could download the key ${file}; move it out of the served folder.`;
     assertEquals([code, stderr], [2, `http-server: ${sentence}\n`]);
   }
+});
+
+Deno.test({
+  name: "main() stops even if its terminal has stalled",
+  ignore: !isLinux,
+  async fn() {
+    await using site = await Site.lay({ "a.txt": "a" });
+    const shell = 'exec script --quiet --return --command "$SERVER" /dev/null';
+    const limits = { sameSignalTime: 10, stopTime: 100, flushTime: 100 };
+    await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { limits, shell });
+    const resume = server.pauseOutput();
+    const url = `http://127.0.0.1:${server.port}/${"n".repeat(8000)}`;
+    for (let count = 0; count < 60; count++) await (await fetch(url)).body?.cancel(); // more than the terminal buffers
+    using _stalled = await RawClient.connect(server.port); // so that it can't stop at once
+    const child = Number(await Deno.readTextFile(`/proc/${server.pid}/task/${server.pid}/children`));
+    Deno.kill(child, "SIGINT");
+    const isRunning = () => {
+      try {
+        return Deno.readTextFileSync(`/proc/${child}/stat`).split(") ")[1]?.[0] !== "Z";
+      } catch {
+        return false;
+      }
+    };
+    await until(() => !isRunning(), "the end of the server");
+    resume();
+  },
 });
 
 Deno.test({
