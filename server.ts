@@ -954,6 +954,8 @@ class Pacer {
 
 /** Makes the representations of files. What was made from a file is kept in its entry. */
 class Encodings {
+  #lastHeader?: string; // most clients send the same Accept-Encoding
+  #lastAccepted: Encoding[] = [];
   #inMemory = new Pacer(); // small bodies do not wait for streams
   #streams = new Pacer();
 
@@ -971,7 +973,8 @@ class Encodings {
     const accepted = plain.origin.isEncodable ? request.get("accept-encoding") : null;
     if (accepted === null || !mayEncode(request)) return plain;
     const current = plain.origin.entry!; // newer than `entry` if the file changed before it was opened
-    for (const encoding of acceptedEncodings(accepted)) {
+    if (accepted !== this.#lastHeader) [this.#lastHeader, this.#lastAccepted] = [accepted, acceptedEncodings(accepted)];
+    for (const encoding of this.#lastAccepted) {
       if (encoding === "identity") break;
       const isMissing = (current.missingUntil.get(encoding) ?? 0) > this.options.now();
       const precompressed = isMissing ? undefined : await this.#loadPrecompressed(current, plain, encoding);
