@@ -881,7 +881,7 @@ interface Origin {
   isEncodable?: boolean; // whether it may be sent in another encoding
 }
 
-/** A body and its headers (RFC 9110, 3.2). It keeps complete responses: to clone a response is ten times faster than to create one. */
+/** A body and its headers (RFC 9110, 3.2). It keeps complete responses, because to clone one is faster than to create it. */
 class Representation {
   readonly headers: Headers; // of the full response; copy them before you change one
   readonly isOnDisk: boolean; // whether the body has to be read from the file of `origin.entry`
@@ -900,7 +900,7 @@ class Representation {
     return this.#full.clone().bytes();
   }
 
-  /** Returns the full response; its body is empty if that is on the disk. */
+  /** Returns the full response, without a body if that is on the disk. */
   full(): Response {
     return this.#full.clone();
   }
@@ -952,7 +952,7 @@ class Pacer {
   }
 }
 
-/** Makes the representations of files. What was made from a file is kept in its entry. */
+/** Makes the representations of files, and keeps them in the entries. */
 class Encodings {
   #lastHeader?: string; // most clients send the same Accept-Encoding
   #lastAccepted: Encoding[] = [];
@@ -1041,7 +1041,7 @@ class Encodings {
     if (hasVariants) headers.set("vary", "Accept-Encoding");
     if (encoding === undefined) headers.set("accept-ranges", "bytes");
     else headers.set("content-encoding", encoding);
-    this.responses.addCommonHeaders(headers, isHtmlType(type) ? 0 : this.options.maxAge); // HTML is always revalidated, because it refers to other files
+    this.responses.addCommonHeaders(headers, isHtmlType(type) ? 0 : this.options.maxAge); // HTML is always revalidated
     const size = encoding === undefined ? entry.size : undefined;
     const origin = { entry, encoding, size, isEncodable: hasVariants && encoding === undefined };
     return new Representation(origin, headers, bytes);
@@ -1973,7 +1973,7 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
     }
   }
 
-  // Returns the links that use a stylesheet, directly or by @import; none if anything else uses it, too.
+  // Returns the links that use a stylesheet, directly or by @import, or no link if anything else uses it as well.
   function swappableLinks(path) {
     const links = [...document.querySelectorAll("link[rel~=stylesheet]")]
       .filter((link) => isAt(link.href, path) || usesStylesheet(link.sheet, path));
@@ -2011,7 +2011,8 @@ class LiveReload {
   #changed = new Map<UrlPath, Outcome>(); // paths to announce, with their outcome before
   #listeners = new Set<ReadableStreamDefaultController<ServerSentEventMessage>>();
   #ignored: RegExp[];
-  #sweeping?: Promise<void>; // the sweep that is running
+  #lastSweep = Promise.resolve();
+  #nextSweep?: Promise<void>; // undefined once it has begun
   #timer?: ReturnType<typeof setTimeout>; // starts the next sweep
 
   constructor(private readonly services: Services, private readonly options: Options) {
@@ -2129,9 +2130,12 @@ class LiveReload {
     this.#timer = setTimeout(next, isPending ? sweepRest : Math.max(sweepRest, longRest));
   }
 
-  /** Looks at all known paths. Callers share a sweep. */
+  /** Looks at all known paths. Callers share the sweep that begins next: one that is running may miss a change. */
   #sweep(): Promise<void> {
-    return this.#sweeping ??= this.#lookAtAll().finally(() => this.#sweeping = undefined);
+    return this.#nextSweep ??= this.#lastSweep.then(() => {
+      this.#nextSweep = undefined;
+      return this.#lastSweep = this.#lookAtAll();
+    });
   }
 
   async #lookAtAll(): Promise<void> {

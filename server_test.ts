@@ -4643,8 +4643,8 @@ Deno.test("handler() inserts the script where nothing in the page can disable it
       const text = "\ufeff<!doctype html><meta charset=utf-16><p>x";
       const view = new DataView(new ArrayBuffer(2 * text.length));
       for (let i = 0; i < text.length; i++) view.setUint16(2 * i, text.charCodeAt(i), isLittleEndian);
-      site.write({ "utf16.html": new Uint8Array(view.buffer) });
-      const response = await live.handler(new Request("http://localhost/utf16", { headers: NAVIGATION }));
+      site.write({ [`${isLittleEndian}.html`]: new Uint8Array(view.buffer) });
+      const response = await live.handler(new Request(`http://localhost/${isLittleEndian}`, { headers: NAVIGATION }));
       assertEquals(await response.bytes(), new Uint8Array(view.buffer), `little-endian: ${isLittleEndian}`);
     }
   });
@@ -5103,6 +5103,29 @@ Deno.test("handler() ends its event streams when the signal aborts, starts no ne
   for (const events of listeners) assertEquals(await events.next(), undefined);
   assertEquals((await get(live.handler, "/.live-reload/events")).text, ""); // ends immediately
   assertEquals((await get(live.handler, "/")).status, 200);
+});
+
+Deno.test("handler() gives a page the version after a change that a running sweep missed", async () => {
+  await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "a".repeat(100_000) });
+  using live = startLive(site);
+  const getVersion = async () => versionIn((await get(live.handler, "/", NAVIGATION)).text);
+  await getVersion();
+  await get(live.handler, "/a.txt");
+  const { open } = Deno;
+  let version: Promise<string> | undefined;
+  try {
+    Deno.open = (...args) => { // the sweep has looked at index.html, and reads a.txt
+      Deno.open = open;
+      site.write({ "index.html": "<p>changed" });
+      version = getVersion();
+      return open(...args);
+    };
+    site.write({ "a.txt": "b".repeat(100_000) });
+    await getVersion();
+  } finally {
+    Deno.open = open;
+  }
+  assertEquals(await version, await getVersion());
 });
 
 Deno.test("handler() never sweeps twice at a time, even if another page comes during a sweep", async () => {
