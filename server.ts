@@ -1886,6 +1886,7 @@ const SLICE_TIME = 2; // ms of a sweep before yielding to other requests
 const BURST_SWEEPS = 20; // after so many sweeps that found changes, pages reload anyway
 const RETRY_TIME = 1000; // ms until pages connect again after the server has stopped
 const STYLES_LIMIT = 50; // changed stylesheets in an event; more cause a reload
+const VERSIONS_LIMIT = 50; // versions in an event; pages of others reload
 
 /**
  * The start of a page, which must stay before the script: byte order mark, comments, doctype, <html> and <head>.
@@ -1925,8 +1926,8 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 
   function update(change) {
     if (change.version === version) return;
-    const links = change.styles?.map(swappableLinks);
-    if (change.since !== version || !links?.every(({ length }) => length > 0)) return reload(change.version);
+    const links = change.styles?.[version]?.map(swappableLinks);
+    if (!links?.every(({ length }) => length > 0)) return reload(change.version);
     version = change.version;
     for (const link of links.flat()) link.href = new URL("?" + version, link.href);
   }
@@ -2007,8 +2008,8 @@ interface Outcome {
 class LiveReload {
   #version: string = crypto.randomUUID(); // changes with every change of a known path
   #announced = this.#version; // the version in the last event
+  #changes = new Map([[this.#version, new Map<UrlPath, Outcome>()]]); // since a version that pages have; outcomes before
   #known = new Map<UrlPath, Outcome>(); // the path requested last comes last
-  #changed = new Map<UrlPath, Outcome>(); // paths to announce, with their outcome before
   #listeners = new Set<ReadableStreamDefaultController<ServerSentEventMessage>>();
   #ignored: RegExp[];
   #lastSweep = Promise.resolve();
@@ -2069,6 +2070,8 @@ class LiveReload {
   async pageVersion(): Promise<string> {
     const limit = AbortSignal.timeout(SWEEP_WAIT);
     await Promise.race([this.#sweep(), new Promise((resolve) => limit.onabort = resolve)]);
+    if (!this.#changes.has(this.#version)) this.#changes.set(this.#version, new Map());
+    if (this.#changes.size > VERSIONS_LIMIT) this.#changes.delete(this.#changes.keys().next().value!);
     return this.#version;
   }
 
@@ -2103,7 +2106,7 @@ class LiveReload {
         this.#listeners.add(listener);
         // A page of another version reloads now. But if an event is pending, that may only swap its stylesheets.
         const data = JSON.stringify({ version: this.#version });
-        if (this.#changed.size === 0) listener.enqueue({ data, retry: RETRY_TIME });
+        if (this.#version === this.#announced) listener.enqueue({ data, retry: RETRY_TIME });
         if (this.#listeners.size === 1) this.#watch();
       },
       cancel: () => {
@@ -2122,11 +2125,11 @@ class LiveReload {
     await this.#sweep();
     const longRest = Math.min(SWEEP_RATIO * (this.options.now() - start), LONGEST_REST);
     const version = this.#version;
-    const isPending = this.#changed.size > 0;
+    const isPending = version !== this.#announced;
     if (isPending && (version === lastVersion || sweeps === BURST_SWEEPS)) this.#announce();
     clearTimeout(this.#timer); // the last page may have left and another one come during the sweep
     if (this.#listeners.size === 0) return;
-    const next = this.#changed.size > 0 ? () => this.#watch(version, sweeps + 1) : () => this.#watch();
+    const next = version !== this.#announced ? () => this.#watch(version, sweeps + 1) : () => this.#watch();
     this.#timer = setTimeout(next, isPending ? sweepRest : Math.max(sweepRest, longRest));
   }
 
@@ -2169,21 +2172,25 @@ class LiveReload {
     this.#known.set(path, outcome);
     if (outcome.content === before.content) return;
     this.#version = crypto.randomUUID();
-    if (!this.#changed.has(path)) this.#changed.set(path, before);
+    for (const changes of this.#changes.values()) if (!changes.has(path)) changes.set(path, before);
   }
 
-  /** Tells pages of the changes, except those that were undone. */
+  /** Tells pages of the changes since their version, except those that were undone. */
   #announce(): void {
-    const isChanged = (path: UrlPath) => this.#changed.get(path)!.content !== this.#known.get(path)?.content;
-    const paths = [...this.#changed.keys()].filter(isChanged);
-    const sheets = paths.filter((path) => !/\.css\.map$/i.test(path)); // pages need no source maps
-    const isSwap = sheets.every((path) => /\.css$/i.test(path)) && sheets.length <= STYLES_LIMIT;
-    const styles = isSwap ? sheets.map((path) => this.options.base + path) : undefined;
-    const data = JSON.stringify({ version: this.#version, since: this.#announced, styles });
+    const pathsSince = [...this.#changes].map(([version, changes]) => {
+      const isChanged = (path: UrlPath) => changes.get(path)!.content !== this.#known.get(path)?.content;
+      return [version, [...changes.keys()].filter(isChanged)] as const;
+    });
+    const styles = pathsSince.flatMap(([version, paths]) => {
+      const sheets = paths.filter((path) => !/\.css\.map$/i.test(path)); // pages need no source maps
+      const isSwap = sheets.every((path) => /\.css$/i.test(path)) && sheets.length <= STYLES_LIMIT;
+      return isSwap ? [[version, sheets.map((path) => this.options.base + path)]] : [];
+    });
+    const data = JSON.stringify({ version: this.#version, styles: Object.fromEntries(styles) });
     for (const listener of this.#listeners) listener.enqueue({ data });
     this.#announced = this.#version;
-    this.#changed.clear();
-    const [first, ...more] = paths;
+    this.#changes = new Map([[this.#version, new Map()]]);
+    const [first, ...more] = pathsSince[0]![1];
     if (first === undefined || this.#listeners.size === 0) return;
     this.options.onReload?.(`changed: ${toAscii(first.slice(1))}${more.length > 0 ? ` and ${more.length} more` : ""}`);
   }

@@ -305,7 +305,7 @@ function versionIn(text: string): string {
 
 interface Change {
   version: string;
-  since?: string;
+  since?: string; // the version of the page, unless the event only has the current version
   styles?: string[];
 }
 
@@ -322,8 +322,9 @@ async function listen(handler: Handler, version: string) {
         const { value, done } = await within(reader.read(), "a live-reload event");
         if (done) return undefined;
         const [, data] = /^data:(.*)\n(?:retry:1000\n)?\n$/.exec(value) ?? fail(value);
-        const change: Change = JSON.parse(data!);
-        if (change.version !== version) return change;
+        const change: { version: string; styles?: Record<string, string[]> } = JSON.parse(data!);
+        if (change.version === version) continue;
+        return { ...change, since: change.styles && version, styles: change.styles?.[version] };
       }
     },
     async cancel(): Promise<void> {
@@ -4789,18 +4790,17 @@ Deno.test("handler() reports a change of anything that was requested, and of not
 });
 
 Deno.test("handler() reports changes that follow each other closely once", async () => {
-  await using site = await Site.lay({ "index.html": "<p>page", "dist/app.js": "1", "last.js": "" });
+  await using site = await Site.lay({ "index.html": "<p>page", "dist/app.js": "1" });
   using live = startLive(site);
   const names = Array.from({ length: 300 }, (_, index) => `assets/${index}.js`);
   site.write(Object.fromEntries(names.map((name) => [name, name])));
-  const page = await openPage(live, "/", [...names.map((name) => `/${name}`), "/dist/app.js", "/last.js"]);
+  const page = await openPage(live, "/", [...names.map((name) => `/${name}`), "/dist/app.js"]);
   for (const name of names) site.write({ [name]: "changed" });
   await Deno.remove(site.file("dist"), { recursive: true });
   site.write({ "dist/app.js": "2" });
   const first = await page.next();
   assertEquals(first?.since, page.version);
-  site.write({ "last.js": "changed" });
-  assertEquals((await page.next())?.since, first?.version); // nothing was announced in between
+  assertEquals(versionIn((await get(live.handler, "/", NAVIGATION)).text), first?.version); // nothing else changed
 });
 
 Deno.test("handler() leaves out changes that were undone, and tells pages that were read meanwhile", async () => {
@@ -4811,9 +4811,11 @@ Deno.test("handler() leaves out changes that were undone, and tells pages that w
   const meanwhile = versionIn((await get(live.handler, "/", NAVIGATION)).text); // sweeps
   assert(meanwhile !== page.version);
   Deno.renameSync(site.file("a.old"), site.file("a.js"));
+  const other = await listen(live.handler, meanwhile);
   const event = await page.next();
   assertEquals([event?.since, event?.styles], [page.version, []]); // nothing to swap
   assert(event?.version !== meanwhile);
+  assertEquals((await other.next())?.styles, undefined); // reloads
 });
 
 Deno.test("handler() reports changed stylesheets with their decoded paths, but not more than 50", async () => {
@@ -4842,7 +4844,7 @@ Deno.test("handler() reports 3,000 changed stylesheets in one short event", asyn
   for (const name of names) Deno.writeTextFileSync(site.file(name), "");
   const event = await page.next();
   const version = versionIn((await get(live.handler, "/", NAVIGATION)).text);
-  assertEquals(event, { version, since: page.version });
+  assertEquals(event, { version, since: page.version, styles: undefined });
 });
 
 Deno.test("handler() does not report changes of files given in ignore", async () => {
@@ -5126,6 +5128,19 @@ Deno.test("handler() gives a page the version after a change that a running swee
     Deno.open = open;
   }
   assertEquals(await version, await getVersion());
+});
+
+Deno.test("handler() lets a page that is opened during a burst swap the stylesheets", async () => {
+  await using site = await Site.lay({ "index.html": "<p>page", "a.css": "a {}", "b.css": "b {}" });
+  using live = startLive(site);
+  const page = await openPage(live, "/", ["/a.css", "/b.css"]);
+  site.write({ "a.css": "changed {}" });
+  const version = versionIn((await get(live.handler, "/", NAVIGATION)).text); // sweeps
+  const later = await listen(live.handler, version);
+  site.write({ "b.css": "changed {}" });
+  assertEquals((await page.next())?.since, page.version);
+  const event = await later.next();
+  assertEquals([event?.since, event?.styles?.includes("/b.css")], [version, true]);
 });
 
 Deno.test("handler() never sweeps twice at a time, even if another page comes during a sweep", async () => {
