@@ -2068,8 +2068,10 @@ class LiveReload {
 
   /** Sweeps, and returns the version for a page that is about to be read. */
   async pageVersion(): Promise<string> {
-    const limit = AbortSignal.timeout(SWEEP_WAIT);
-    await Promise.race([this.#sweep(), new Promise((resolve) => limit.onabort = resolve)]);
+    const limit = Promise.withResolvers<void>();
+    const timer = setTimeout(limit.resolve, SWEEP_WAIT);
+    await Promise.race([this.#sweep(), limit.promise]);
+    clearTimeout(timer);
     if (!this.#changes.has(this.#version)) this.#changes.set(this.#version, new Map());
     if (this.#changes.size > VERSIONS_LIMIT) this.#changes.delete(this.#changes.keys().next().value!);
     return this.#version;
@@ -2147,6 +2149,7 @@ class LiveReload {
       this.#update(path, before, await this.#lookAgain(path, before));
       if (performance.now() - sliceStart < SLICE_TIME) continue;
       await delay(0);
+      if (this.options.signal?.aborted) return;
       sliceStart = performance.now();
     }
   }
