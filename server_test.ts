@@ -5126,7 +5126,7 @@ Deno.test("handler() gives a page the version after a change that a running swee
       version = getVersion();
       return open(...args);
     };
-    site.write({ "a.txt": "b".repeat(100_000) });
+    site.write({ "a.txt": "b".repeat(100_001) });
     await getVersion();
   } finally {
     Deno.open = open;
@@ -5163,7 +5163,7 @@ Deno.test("handler() never sweeps twice at a time, even if another page comes du
       await mayOpen.promise;
       return await open(...args);
     };
-    site.write({ "a.txt": "b".repeat(100_000) }); // too big to be read at once
+    site.write({ "a.txt": "b".repeat(100_001) }); // too big to be read at once
     await within(opening.promise, "a sweep that reads a.txt");
     await page.cancel();
     const other = await listen(live.handler, page.version);
