@@ -220,7 +220,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     }
   }
 
-  /** Returns the representation for a path, or a finished response if there is none. */
+  /** Returns the representation for a path, or a finished response such as a redirect or a listing. */
   async function select(request: Request, path: UrlPath, query: string): Promise<Representation | Response> {
     const isFolderPath = path.endsWith("/");
     const file = look(isFolderPath ? append(path, INDEX) : path);
@@ -272,7 +272,7 @@ type DiskPath = string & { readonly kind: "disk path" };
 /** The target of a request (RFC 9110, 7.1). */
 interface Target {
   rawPath: string; // as the client sent it
-  query: string; // as the client sent it, with the question mark; "" if there is none
+  query: string; // as the client sent it, with the question mark, or ""
   decodedPath?: UrlPath; // decoded and normalized; undefined if it is malformed
   path?: UrlPath; // the part of it below the base; undefined if it is malformed or outside the base
   foreignHosts: string[]; // the hosts of the request, apart from IP addresses and localhost
@@ -519,7 +519,7 @@ class Files {
     };
   }
 
-  /** Reports whether an entry still describes what is at its path. */
+  /** Reports whether an entry still describes the file or folder at its path. */
   isCurrent(entry: Entry): boolean {
     try {
       if (!isSameVersion(versionOf(Deno.statSync(this.root + entry.path)), entry)) return false;
@@ -1494,7 +1494,7 @@ function queryOf({ sort, order, filter, isGrid }: View): string {
   return escapeHtml(`?${query}`);
 }
 
-/** Counts what a listing contains. */
+/** Returns the numbers of folders and files in a listing, and the size of the files. */
 function summarize(entries: ListedEntry[], filter: string): string {
   if (entries.length === 0) {
     return filter ? `No names contain \u201c${nameHtml(filter)}\u201d.` : "This folder is empty.";
@@ -1996,7 +1996,7 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 
 /** What was found at a known path. */
 interface Outcome {
-  metadata: string; // size, times and so on; "" if the path is missing
+  metadata: string; // size, times, inode and device; "" if the path is missing
   content: string; // differs if a page can see a change: the tag or the names if `isRead`, otherwise the metadata
   isRead?: boolean; // whether a request read the file or listed the folder
 }
@@ -2039,7 +2039,7 @@ class LiveReload {
     return this.services.responses.build(LIVE_SCRIPT, headers);
   }
 
-  /** Records what a request found at a path, and the names in a listed folder. Only a sweep changes known outcomes. */
+  /** Records the outcome of a request for a path, and the names in a listed folder. Only a sweep changes known outcomes. */
   record(path: UrlPath, entry: Entry | undefined, names?: () => string): void {
     const key = path.length > 1 && path.endsWith("/") ? path.slice(0, -1) as UrlPath : path;
     if (key.length > LONGEST_PATH || this.#isIgnored(key)) return;
