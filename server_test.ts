@@ -2083,7 +2083,7 @@ Deno.test({
     });
     // On a terminal, so that Deno could prompt.
     const shell =
-      `command="$SERVER"; exec script --quiet --return --command "\${command/\\'--no-prompt\\'/}" /dev/null`;
+      `command="exec $SERVER"; exec script --quiet --return --command "\${command/\\'--no-prompt\\'/}" /dev/null`;
     const statusesOf = async (root: string, paths: string[]) => {
       const permissions = ["--allow-net", `--allow-read=${root}`];
       const args = ["--port", "0", "--host", "127.0.0.1", "--symlinks", root];
@@ -5388,7 +5388,7 @@ Deno.test("main() stops even if nobody reads its log", async (t) => {
   });
   if (!isLinux) return;
   await t.step("on a terminal", async () => {
-    const shell = 'exec script --quiet --return --command "$SERVER" /dev/null';
+    const shell = 'exec script --quiet --return --command "exec $SERVER" /dev/null';
     const limits = { sameSignalTime: 10, stopTime: 100, flushTime: 100 };
     await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { limits, shell });
     const resume = server.pauseOutput();
@@ -6079,7 +6079,7 @@ Deno.test({
   async fn() {
     await using site = await Site.lay({ "a.txt": "a" });
     const log = site.file(".access.log");
-    const shell = `exec script --quiet --return --command "$SERVER > '${log}'" /dev/null`;
+    const shell = `exec script --quiet --return --command "exec $SERVER > '${log}'" /dev/null`;
     await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { shell });
     assertStringIncludes(server.startUp, `http://127.0.0.1:${server.port}/`);
     await (await fetch(`http://127.0.0.1:${server.port}/a.txt`)).text();
@@ -6093,7 +6093,7 @@ Deno.test({
   ignore: !isLinux,
   async fn() {
     await using site = await Site.lay({ "a.txt": "a", "big.bin": "" });
-    const shell = 'exec env -u NO_COLOR script --quiet --return --command "$SERVER" /dev/null';
+    const shell = 'exec env -u NO_COLOR script --quiet --return --command "exec $SERVER" /dev/null';
     const limits = { sameSignalTime: 50 };
     await using server = await Served.start(["--port", "0", "--host", "127.0.0.1", site.root], { limits, shell });
     // deno-lint-ignore no-control-regex -- the test matches color codes
