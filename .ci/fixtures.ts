@@ -292,7 +292,8 @@ export class Served implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.signal("SIGKILL");
-    await this.finish();
+    // Thrown here, an error would hide the one that ended the test.
+    await this.finish().catch((error: Error) => console.error(error.message));
   }
 }
 
