@@ -402,7 +402,7 @@ interface Entry extends Version {
   readonly isFile: boolean;
   readonly hasUsableDate: boolean; // whether mtime may be sent as Last-Modified (RFC 9110, 8.8.2.1)
   readonly isSettled: boolean; // whether it is old enough that another change must give another version
-  readonly representations: Map<Encoding, Representation | Promise<Representation>>;
+  readonly representations: Map<Encoding, Promise<Representation>>;
   cachedSize: number; // bytes in the cache
   resolvedAt: number; // when `realPath` was last checked
   readonly missingUntil: Map<Encoding, number>; // when to look again for a precompressed file that is missing
@@ -1008,22 +1008,17 @@ class Encodings {
   }
 
   /** Returns the kept representation of an entry, or makes it. Simultaneous requests share it. */
-  #share(entry: Entry, encoding: Encoding, make: () => Promise<Representation>) {
-    const { representations } = entry;
-    const made = representations.get(encoding);
-    if (made !== undefined) return made;
-    const promise = make();
-    representations.set(encoding, promise);
-    const settle = (representation?: Representation) => {
-      representations.delete(encoding);
-      // Keep only a representation of this version: the file may have changed before it was read.
-      if (representation?.origin.entry !== entry) return;
-      representations.set(encoding, representation);
-      const bodySize = representation.isOnDisk ? 0 : Number(representation.headers.get("content-length"));
-      this.files.addSize(entry, REPRESENTATION_SIZE + bodySize);
-    };
-    promise.then(settle, () => settle());
-    return promise;
+  #share(entry: Entry, encoding: Encoding, make: () => Promise<Representation>): Promise<Representation> {
+    const kept = entry.representations.get(encoding);
+    if (kept !== undefined) return kept;
+    const made = make();
+    entry.representations.set(encoding, made);
+    const forget = () => void entry.representations.delete(encoding);
+    made.then(({ origin, isOnDisk, headers }) => {
+      if (origin.entry !== entry) return forget(); // the file changed before it was read
+      this.files.addSize(entry, REPRESENTATION_SIZE + (isOnDisk ? 0 : Number(headers.get("content-length"))));
+    }, forget);
+    return made;
   }
 
   /** Makes the representation of a file. A precompressed file has an encoding, and the type of its original. */
