@@ -252,7 +252,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     for (let folder: UrlPath | undefined = deepest; folder; folder = parentOf(folder)) {
       try {
         const entry = look(append(folder, NOT_FOUND_PAGE));
-        if (entry?.isFile) return await (await encodings.select(entry, request.headers)).withStatus(404);
+        if (entry?.isFile) return await asNotFound(await encodings.select(entry, request.headers));
       } catch (error) {
         if (statusOf(error) >= 500) throw error; // an unreadable 404.html counts as missing
       }
@@ -480,7 +480,7 @@ class Files {
     const info = Deno.statSync(realPath);
     // Opening a FIFO blocks until it has a writer, and reading a device may never end.
     if (!info.isFile && !info.isDirectory) return undefined;
-    return this.#describe(path, realPath, info);
+    return this.describe(path, realPath, info);
   }
 
   /** Returns the real path of a path that may contain links, unless it leads out of the root or through a dotfile. */
@@ -505,7 +505,7 @@ class Files {
     });
   }
 
-  #describe(path: UrlPath, realPath: DiskPath, info: Deno.FileInfo): Entry {
+  describe(path: UrlPath, realPath: DiskPath, info: Deno.FileInfo): Entry {
     const version = versionOf(info);
     const time = this.#options.now();
     const hasUsableDate = version.mtime > 0 && version.mtime <= time; // a date in the future is meaningless
@@ -595,7 +595,7 @@ class Files {
       file = await Deno.open(entry.realPath); // `openSync` would block everybody if a FIFO replaced the file
       const info = this.#statOpened(file, entry);
       if (isSameVersion(versionOf(info), entry)) return { file, entry };
-      if (info.isFile) return { file, entry: this.#describe(entry.path, entry.realPath, info) };
+      if (info.isFile) return { file, entry: this.describe(entry.path, entry.realPath, info) };
       file.close();
       return undefined;
     } catch (error) {
@@ -872,71 +872,19 @@ const START_SIZE = 64 << 10; // bytes that take as long to compress as a compres
 const MISSING_TIME = 1000; // ms for which a missing precompressed file is not looked for again
 const REPRESENTATION_SIZE = 8 << 10; // bytes of a representation in memory, beside its body
 
-/** Where the body of a representation comes from. */
-interface Origin {
-  entry?: Entry; // the file that was read; undefined for generated content
-  encoding?: Encoding; // undefined for identity
-  stream?: (body: ReadableStream<Bytes>, length: number) => ReadableStream<Bytes>; // compresses a large file while it is sent
-  size?: number; // length of the body in bytes; undefined if it has no ranges
-  isEncodable?: boolean; // whether it may be sent in another encoding
+/** A body and its headers (RFC 9110, 3.2). */
+interface Representation {
+  readonly full: Response; // without a body if that is on the disk; clone it, which is faster than to create a response
+  readonly entry?: Entry; // the file that was read; undefined for generated content
+  readonly encoding: Encoding;
+  readonly isOnDisk: boolean; // whether the body has to be read from the file
+  readonly isEncodable?: boolean; // whether its type may be sent in another encoding
+  readonly isStreamed?: boolean; // whether the body is compressed while it is sent
+  notModified?: Response; // kept after the first 304
 }
 
-/** A body and its headers (RFC 9110, 3.2). It keeps complete responses, because to clone one is faster than to create it. */
-class Representation {
-  readonly headers: Headers; // of the full response; copy them before you change one
-  readonly isOnDisk: boolean; // whether the body has to be read from the file of `origin.entry`
-  readonly #full: Response;
-  #notModified?: Response;
-
-  /** Creates a representation with a body in memory, or without `bytes`, on the disk. */
-  constructor(readonly origin: Origin, headers: Headers, bytes?: Bytes, readonly status: StatusCode = 200) {
-    this.#full = new Response(bytes, { status, headers });
-    this.headers = this.#full.headers;
-    this.isOnDisk = bytes === undefined;
-  }
-
-  /** The body in memory; do not modify it. */
-  get bytes(): Promise<Bytes> {
-    return this.#full.clone().bytes();
-  }
-
-  /** Returns the full response, without a body if that is on the disk. */
-  full(): Response {
-    return this.#full.clone();
-  }
-
-  /** Returns a range of a body in memory (RFC 9110, 15.3.7). */
-  async range(range: ByteRange): Promise<Response> {
-    const bytes = (await this.bytes).subarray(range.start, range.end + 1);
-    return new Response(bytes, { status: 206, headers: this.rangeHeaders(range) });
-  }
-
-  rangeHeaders({ start, end }: ByteRange): Headers {
-    const headers = new Headers(this.headers);
-    headers.set("content-range", `bytes ${start}-${end}/${this.origin.size}`);
-    headers.set("content-length", `${end - start + 1}`);
-    return headers;
-  }
-
-  /** Returns a 304 with all headers except those that describe the body (RFC 9110, 15.4.5). */
-  notModified(responses: Responses): Response {
-    if (this.#notModified === undefined) {
-      const headers = new Headers([...this.headers].filter(([name]) => !BODY_HEADERS.test(name)));
-      responses.addCommonHeaders(headers);
-      this.#notModified = new Response(null, { status: 304, headers });
-    }
-    return this.#notModified.clone();
-  }
-
-  /** Returns this page as an error page, without the headers that only a 200 has. */
-  async withStatus(status: StatusCode): Promise<Representation> {
-    const headers = new Headers(this.headers);
-    for (const name of ["accept-ranges", "last-modified", "etag"]) headers.delete(name);
-    return new Representation(this.origin, headers, this.isOnDisk ? undefined : await this.bytes, status);
-  }
-}
-
-const BODY_HEADERS = /^(?:content-(?:type|length|encoding|range)|accept-ranges)$/;
+/** What a representation is made from; the body is on the disk without `bytes`. */
+type Source = { headers: Headers; entry?: Entry; encoding?: Encoding; bytes?: Bytes };
 
 /** Yields to the event loop regularly, because compression blocks this thread. */
 class Pacer {
@@ -969,42 +917,34 @@ class Encodings {
 
   /** Returns the representation of a file in the best encoding that the client accepts and the file can have. */
   async select(entry: Entry, request: Headers): Promise<Representation> {
-    const plain = await this.#share(entry, "identity", () => this.#load(entry));
-    const accepted = plain.origin.isEncodable ? request.get("accept-encoding") : null;
+    return await this.encode(await this.#share(entry, "identity", () => this.#load(entry)), request);
+  }
+
+  /** Returns an unencoded representation in the best encoding that the client accepts. */
+  async encode(plain: Representation, request: Headers): Promise<Representation> {
+    const { entry, full, isOnDisk } = plain;
+    const accepted = plain.isEncodable ? request.get("accept-encoding") : null;
     if (accepted === null || !mayEncode(request)) return plain;
-    const current = plain.origin.entry!; // newer than `entry` if the file changed before it was opened
     if (accepted !== this.#lastHeader) [this.#lastHeader, this.#lastAccepted] = [accepted, acceptedEncodings(accepted)];
     for (const encoding of this.#lastAccepted) {
       if (encoding === "identity") break;
-      const isMissing = (current.missingUntil.get(encoding) ?? 0) > this.options.now();
-      const precompressed = isMissing ? undefined : await this.#loadPrecompressed(current, plain, encoding);
+      const precompressed = entry && await this.#loadPrecompressed(entry, encoding, plain);
       if (precompressed !== undefined) return precompressed;
-      if (!canCompress(encoding, plain)) continue;
-      if (plain.isOnDisk) await this.#streams.wait(START_SIZE); // the response will start a compressor
-      return await this.#share(current, encoding, () => this.#compress(plain, encoding));
+      const { compress, stream } = CODECS[encoding];
+      if ((isOnDisk ? stream : compress) === undefined || bodySize(full) < COMPRESSED_SIZE) continue;
+      if (isOnDisk) await this.#streams.wait(START_SIZE); // the response will open the file and start a compressor
+      const make = () => this.#compress(plain, encoding);
+      return await (entry === undefined ? make() : this.#share(entry, encoding, make));
     }
     return plain;
   }
 
-  /** Returns the representation of generated content. */
-  async encodeGenerated(bytes: Bytes, headers: Headers, request: Headers): Promise<Representation> {
-    const isEncodable = this.isEncodable(headers.get("content-type")!);
-    headers.set("content-length", `${bytes.length}`);
-    if (isEncodable) headers.append("vary", "Accept-Encoding");
-    this.responses.addCommonHeaders(headers);
-    const plain = new Representation({}, headers, bytes);
-    const best = acceptedEncodings(request.get("accept-encoding") ?? "")
-      .find((encoding) => encoding === "identity" || CODECS[encoding].compress !== undefined);
-    const isCompressed = isEncodable && best !== undefined && best !== "identity" && bytes.length >= COMPRESSED_SIZE;
-    return isCompressed ? await this.#compress(plain, best) : plain;
-  }
-
-  /** Makes the representation of a large file again, for a new version of the file. */
-  async update({ origin, headers, status }: Representation, entry: Entry): Promise<Representation> {
-    const { encoding, stream } = origin;
-    const plain = this.#describe(entry, headers.get("content-type")!, stream ? undefined : encoding);
-    const newer = stream === undefined ? plain : await this.#compress(plain, encoding!);
-    return status === 200 ? newer : await newer.withStatus(status);
+  /** Makes the representation of a large file again, for a newer version of the file. */
+  async update({ full, encoding, isStreamed }: Representation, entry: Entry): Promise<Representation> {
+    const headers = new Headers({ "content-type": full.headers.get("content-type")! });
+    const plain = this.describe({ headers, entry, encoding: isStreamed ? "identity" : encoding });
+    const newer = isStreamed ? await this.#compress(plain, encoding) : plain;
+    return full.status === 404 ? await asNotFound(newer) : newer;
   }
 
   /** Returns the kept representation of an entry, or makes it. Simultaneous requests share it. */
@@ -1014,64 +954,65 @@ class Encodings {
     const made = make();
     entry.representations.set(encoding, made);
     const forget = () => void entry.representations.delete(encoding);
-    made.then(({ origin, isOnDisk, headers }) => {
-      if (origin.entry !== entry) return forget(); // the file changed before it was read
-      this.files.addSize(entry, REPRESENTATION_SIZE + (isOnDisk ? 0 : Number(headers.get("content-length"))));
+    made.then((representation) => {
+      if (representation.entry !== entry) return forget(); // the file changed before it was read
+      this.files.addSize(entry, REPRESENTATION_SIZE + (representation.isOnDisk ? 0 : bodySize(representation.full)));
     }, forget);
     return made;
   }
 
   /** Makes the representation of a file. A precompressed file has an encoding, and the type of its original. */
-  async #load(entry: Entry, encoding?: Encoding, originalType?: string): Promise<Representation> {
-    const { entry: current, bytes } = this.files.readNow(entry) ?? await this.files.read(entry);
-    const type = originalType ?? await this.files.typeOf(current, bytes);
-    return this.#describe(current, type, encoding, current.size > bytes.length ? undefined : bytes);
+  async #load(known: Entry, encoding?: Encoding, originalType?: string): Promise<Representation> {
+    const { entry, bytes } = this.files.readNow(known) ?? await this.files.read(known);
+    const headers = new Headers({ "content-type": originalType ?? await this.files.typeOf(entry, bytes) });
+    return this.describe({ headers, entry, encoding, bytes: entry.size > bytes.length ? undefined : bytes });
   }
 
-  /** Makes the representation of a file with the given contents; without them, its body is on the disk. */
-  #describe(entry: Entry, type: string, encoding?: Encoding, bytes?: Bytes): Representation {
-    const headers = new Headers({ "content-type": type, "content-length": `${entry.size}` });
-    setValidators(headers, entry, bytes);
-    const hasVariants = COMPRESSIBLE.test(type) && this.isEncodable(type);
-    if (hasVariants) headers.set("vary", "Accept-Encoding");
-    if (encoding === undefined) headers.set("accept-ranges", "bytes");
-    else headers.set("content-encoding", encoding);
-    this.responses.addCommonHeaders(headers, isHtmlType(type) ? 0 : this.options.maxAge); // HTML is always revalidated
-    const size = encoding === undefined ? entry.size : undefined;
-    const origin = { entry, encoding, size, isEncodable: hasVariants && encoding === undefined };
-    return new Representation(origin, headers, bytes);
+  /** Makes the representation of a file or of generated content; without `bytes`, the body is on the disk. */
+  describe({ headers, entry, bytes, encoding = "identity" }: Source): Representation {
+    const type = headers.get("content-type")!;
+    headers.set("content-length", `${entry?.size ?? bytes!.length}`);
+    const isEncodable = COMPRESSIBLE.test(type) && this.isEncodable(type);
+    if (isEncodable) headers.append("vary", "Accept-Encoding");
+    if (encoding !== "identity") headers.set("content-encoding", encoding);
+    else if (entry !== undefined) headers.set("accept-ranges", "bytes");
+    if (entry !== undefined) setValidators(headers, entry, bytes);
+    const isRevalidated = entry === undefined || isHtmlType(type);
+    this.responses.addCommonHeaders(headers, isRevalidated ? 0 : this.options.maxAge);
+    return { full: new Response(bytes, { headers }), entry, encoding, isOnDisk: bytes === undefined, isEncodable };
   }
 
   /** Compresses a representation; returns it unchanged if that makes it no smaller. */
   async #compress(plain: Representation, encoding: Encoding): Promise<Representation> {
-    const { compress, stream } = CODECS[encoding];
-    const origin = { entry: plain.origin.entry, encoding };
-    const headers = new Headers(plain.headers);
+    const { full, entry, isOnDisk } = plain;
+    const headers = new Headers(full.headers);
     const tag = headers.get("etag");
     if (tag !== null) headers.set("etag", `W/${tag}`); // the bytes differ, and depend on the version of the compressor
     headers.set("content-encoding", encoding);
     for (const name of ["accept-ranges", "content-length"]) headers.delete(name);
     this.responses.addCommonHeaders(headers);
-    if (plain.isOnDisk) {
-      const wait = (size: number) => this.#streams.wait(size);
-      const compressed: Origin["stream"] = (body, length) =>
-        body.pipeThrough(exactly(length, wait)).pipeThrough(stream!());
-      return new Representation({ ...origin, stream: compressed }, headers);
-    }
-    const bytes = await plain.bytes;
+    if (isOnDisk) return { full: new Response(null, { headers }), entry, encoding, isOnDisk, isStreamed: true };
+    const bytes = await full.clone().bytes();
     await this.#inMemory.wait(bytes.length);
-    const compressed = new Uint8Array(compress!(bytes));
+    const compressed = new Uint8Array(CODECS[encoding].compress!(bytes));
     if (compressed.length >= bytes.length) return plain;
     headers.set("content-length", `${compressed.length}`);
-    return new Representation(origin, headers, compressed);
+    return { full: new Response(compressed, { headers }), entry, encoding, isOnDisk };
+  }
+
+  /** Compresses the body of a large file while it is sent. */
+  stream(body: ReadableStream<Bytes>, size: number, encoding: Encoding): ReadableStream<Bytes> {
+    const exact = body.pipeThrough(exactly(size, (size) => this.#streams.wait(size)));
+    return exact.pipeThrough(CODECS[encoding].stream!());
   }
 
   /** Returns the representation in a precompressed file beside the original, if there is one and it is not older. */
-  async #loadPrecompressed(entry: Entry, plain: Representation, encoding: Encoding) {
+  async #loadPrecompressed(entry: Entry, encoding: Encoding, { full }: Representation) {
+    if ((entry.missingUntil.get(encoding) ?? 0) > this.options.now()) return undefined;
     try {
       const found = this.files.look(append(entry.path, CODECS[encoding].suffix));
       if (found?.isFile && found.mtime >= entry.mtime) {
-        const type = plain.headers.get("content-type")!; // of the original
+        const type = full.headers.get("content-type")!; // of the original
         return await this.#share(found, encoding, () => this.#load(found, encoding, type));
       }
     } catch (error) {
@@ -1082,6 +1023,10 @@ class Encodings {
   }
 }
 
+function bodySize({ headers }: Response): number {
+  return Number(headers.get("content-length"));
+}
+
 /**
  * Reports whether a request may get an encoded response. Ranges and `If-Match` refer to the unencoded bytes. But a
  * date in `If-Range` does not tell which encoding the client's part has, so the encoding is negotiated as usual.
@@ -1089,12 +1034,6 @@ class Encodings {
 function mayEncode(request: Headers): boolean {
   if (request.has("if-match")) return false;
   return !request.has("range") || !Number.isNaN(parseDate(request.get("if-range")));
-}
-
-/** Reports whether the server compresses a file with an encoding. */
-function canCompress(encoding: Encoding, { origin, isOnDisk }: Representation): boolean {
-  const { compress, stream } = CODECS[encoding];
-  return origin.size! >= COMPRESSED_SIZE && (isOnDisk ? stream : compress) !== undefined;
 }
 
 /** Returns the encodings that a client accepts, by q-value, then by the server's preference (RFC 9110, 12.5.3). */
@@ -1126,16 +1065,17 @@ function strongTag(content: Bytes | string): string {
 }
 
 /** Returns 304, 412 or 416, a byte range, or undefined for the full response. */
-function selectPart({ method, headers }: Request, { origin, headers: validators, status }: Representation) {
-  if (status !== 200) return undefined; // conditions and ranges need a 200 (RFC 9110, 13.2.1 and 14.2)
+function selectPart({ method, headers }: Request, { full, entry, encoding }: Representation) {
+  if (full.status !== 200) return undefined; // conditions and ranges need a 200 (RFC 9110, 13.2.1 and 14.2)
+  const validators = full.headers;
   const isRange = headers.has("range") && method === "GET"; // 14.2
   const outcome = evaluatePreconditions(headers, validators);
   if (outcome !== 200) return outcome;
-  if (!isRange || origin.size === undefined) return undefined;
+  if (!isRange || entry === undefined || encoding !== "identity") return undefined; // only whole files have ranges
   const ifRange = headers.get("if-range"); // 13.1.5: the current strong tag, or the exact date
   const isCurrentPart = ifRange === null || ifRange === validators.get("etag") && !ifRange.startsWith("W/") ||
     parseDate(ifRange) === parseDate(validators.get("last-modified"));
-  return isCurrentPart ? parseRange(headers.get("range"), origin.size) : undefined;
+  return isCurrentPart ? parseRange(headers.get("range"), entry.size) : undefined;
 }
 
 /** An HTTP-date in any of its three forms (RFC 9110, 5.6.7); `Date.parse` is laxer. */
@@ -1240,7 +1180,7 @@ class Listings {
     if (this.#last?.key === key && this.#last.tag === tag) return this.#last.representation;
     const type = `${isJson ? "application/json" : "text/html"}; charset=UTF-8`;
     const headers = new Headers({ "content-type": type, "vary": "Accept" });
-    const representation = await this.encodings.encodeGenerated(bytes, headers, request);
+    const representation = await this.encodings.encode(this.encodings.describe({ headers, bytes }), request);
     this.#last = { key, tag, representation };
     return representation;
   }
@@ -1679,12 +1619,32 @@ type Services = { files: Files; encodings: Encodings; responses: Responses };
 /** Builds the response to a request for a representation: the full one, a range, 304, 412 or 416. */
 async function send(request: Request, representation: Representation, services: Services, info?: Info) {
   const { responses } = services;
+  const { full, entry, isOnDisk } = representation;
   const part = selectPart(request, representation);
-  if (part === 304) return representation.notModified(responses);
+  if (part === 304) return (representation.notModified ??= notModified(full, responses)).clone();
   if (part === 412) return responses.fail(request, 412);
-  if (part === 416) return responses.fail(request, 416, { "content-range": `bytes */${representation.origin.size}` });
-  if (representation.isOnDisk) return await sendFromDisk(request, representation, part, services, info);
-  return part === undefined ? representation.full() : await representation.range(part);
+  if (part === 416) return responses.fail(request, 416, { "content-range": `bytes */${entry!.size}` });
+  if (isOnDisk) return await sendFromDisk(request, representation, part, services, info);
+  if (part === undefined) return full.clone();
+  return partial(representation, part, (await full.clone().bytes()).subarray(part.start, part.end + 1));
+}
+
+/** Returns a 304 with all headers except those that describe the body (RFC 9110, 15.4.5). */
+function notModified(full: Response, responses: Responses): Response {
+  const response = new Response(null, { status: 304, headers: full.headers });
+  for (const name of ["content-type", "content-length", "content-encoding", "accept-ranges"]) {
+    response.headers.delete(name);
+  }
+  responses.addCommonHeaders(response.headers);
+  return response;
+}
+
+/** Returns a page as a 404, without the headers that only a 200 has. */
+async function asNotFound(page: Representation): Promise<Representation> {
+  const { full, isOnDisk } = page;
+  const notFound = new Response(isOnDisk ? null : await full.clone().bytes(), { status: 404, headers: full.headers });
+  for (const name of ["accept-ranges", "last-modified", "etag"]) notFound.headers.delete(name);
+  return { ...page, full: notFound };
 }
 
 /** Builds the response with a body on the disk, or a range of it. */
@@ -1695,43 +1655,37 @@ async function sendFromDisk(
   services: Services,
   info?: Info,
 ): Promise<Response> {
-  const { status, headers, origin } = representation;
-  const entry = origin.entry!;
-  if (request.method === "HEAD") return new Response(new Blob().stream(), { status, headers });
+  const { files, encodings } = services;
+  const entry = representation.entry!;
+  if (request.method === "HEAD") return new Response(new Blob().stream(), representation.full);
   // If the file grows, HTTP/1 under Deno.serve cuts the body to Content-Length. HTTP/2 (no Host header) fails instead.
   const mustCut = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
-  const whole = range === undefined ? await services.files.serve(entry) : undefined;
-  if (whole !== undefined) return bodyResponse(representation, whole, range, mustCut);
-  const { file, entry: current } = await services.files.open(entry);
-  if (current === entry) return bodyResponse(representation, readFrom(file, range), range, mustCut);
-  // The file changed since it was looked up: evaluate the conditions again, for the version that is open.
-  const newer = await services.encodings.update(representation, current);
-  const part = selectPart(request, newer);
-  if (typeof part !== "number") return bodyResponse(newer, readFrom(file, part), part, mustCut);
-  file.close();
-  return await send(request, newer, services, info);
+  const build = (newest: Representation, body: ReadableStream<Bytes>, range?: ByteRange) => {
+    const { full, entry, encoding, isStreamed } = newest;
+    if (isStreamed) return new Response(encodings.stream(body, entry!.size, encoding), full);
+    const size = range === undefined ? entry!.size : range.end - range.start + 1;
+    const exact = mustCut ? body.pipeThrough(exactly(size)) : body;
+    return range === undefined ? new Response(exact, full) : partial(newest, range, exact);
+  };
+  const whole = range === undefined ? await files.serve(entry) : undefined;
+  if (whole !== undefined) return build(representation, whole);
+  const { file, entry: current } = await files.open(entry);
+  const newest = current === entry ? representation : await encodings.update(representation, current);
+  const part = selectPart(request, newest); // again, because the file may have changed since it was looked up
+  if (typeof part === "number") {
+    file.close();
+    return await send(request, newest, services, info);
+  }
+  file.seekSync(part?.start ?? 0, Deno.SeekMode.Start);
+  return build(newest, file.readable, part);
 }
 
-/** Returns a stream from the start of a range to the end of the file; the stream closes the file. */
-function readFrom(file: Deno.FsFile, range?: ByteRange): ReadableStream<Bytes> {
-  file.seekSync(range?.start ?? 0, Deno.SeekMode.Start);
-  return file.readable;
-}
-
-function bodyResponse(
-  representation: Representation,
-  body: ReadableStream<Bytes>,
-  range: ByteRange | undefined,
-  mustCut: boolean,
-): Response {
-  const { origin: { entry, stream }, status, headers } = representation;
-  if (stream !== undefined) return new Response(stream(body, entry!.size), { status, headers });
-  const { start, end } = range ?? { start: 0, end: entry!.size - 1 };
-  const exact = mustCut ? body.pipeThrough(exactly(end - start + 1)) : body;
-  return new Response(
-    exact,
-    range === undefined ? { status, headers } : { status: 206, headers: representation.rangeHeaders(range) },
-  );
+/** Builds the response with a range of the body (RFC 9110, 15.3.7). */
+function partial({ full, entry }: Representation, { start, end }: ByteRange, body: BodyInit): Response {
+  const part = new Response(body, { status: 206, headers: full.headers });
+  part.headers.set("content-range", `bytes ${start}-${end}/${entry!.size}`);
+  part.headers.set("content-length", `${end - start + 1}`);
+  return part;
 }
 
 /** Builds the response to HEAD (RFC 9110, 9.3.2). */
@@ -2046,7 +2000,7 @@ class LiveReload {
   }
 
   /** Records the tag of a file that is served. It stays the same if the file is rewritten with the same bytes. */
-  recordTag({ origin: { entry }, headers }: Representation): void {
+  recordTag({ entry, full: { headers } }: Representation): void {
     const outcome = entry && this.#known.get(entry.path);
     const content = headers.get("etag")?.replace(/^W\//, "");
     const isFirst = outcome?.isRead !== true && outcome?.metadata === toOutcome(entry).metadata;
@@ -2073,7 +2027,7 @@ class LiveReload {
   }
 
   /** Removes conditions and ranges from a request whose response gets the script: the script's URL differs each time. */
-  withoutConditions(request: Request, { headers }: Representation): Request {
+  withoutConditions(request: Request, { full: { headers } }: Representation): Request {
     const isPage = isNavigation(request) && isHtmlType(headers.get("content-type"));
     return isPage ? new Request("http://localhost/", { method: request.method }) : request; // the own URL may be invalid
   }
@@ -2158,8 +2112,8 @@ class LiveReload {
         outcome.metadata === metadata || entry === undefined || !isRead || entry.size > this.options.limits.readSize
       ) return outcome;
       if (!entry.isFile) return { ...outcome, content: files.visibleNames(entry) };
-      const { headers } = await encodings.select(entry, new Headers());
-      return { ...outcome, content: headers.get("etag")! };
+      const { full } = await encodings.select(entry, new Headers());
+      return { ...outcome, content: full.headers.get("etag")! };
     } catch {
       return { ...toOutcome(), isRead }; // an unreadable path counts as missing
     }
