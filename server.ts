@@ -840,7 +840,6 @@ export type Encoding = "br" | "zstd" | "gzip" | "identity";
 interface Codec {
   suffix: string; // of a precompressed file beside the original
   compress?: (bytes: Bytes) => Uint8Array; // for content in memory
-  stream?: () => ReadableWritablePair<Bytes, Bytes>; // for large files, while they are sent
 }
 
 const HAS_ZSTD = isDenoSince(2, 7); // before, it is declared but not implemented
@@ -853,14 +852,11 @@ const zlib = () => globalThis.process.getBuiltinModule("node:zlib"); // takes 10
 const CODECS: Record<Encoding, Codec> = {
   br: { suffix: ".br" },
   zstd: { suffix: ".zst", compress: HAS_ZSTD ? (bytes) => zlib().zstdCompressSync(bytes) : undefined },
-  gzip: {
-    suffix: ".gz",
-    compress: (bytes) => zlib().gzipSync(bytes),
-    stream: () => new CompressionStream("gzip"),
-  },
+  gzip: { suffix: ".gz", compress: (bytes) => zlib().gzipSync(bytes) },
   identity: { suffix: "" },
 };
 const ENCODINGS = Object.keys(CODECS) as Encoding[];
+const STREAM_ENCODING = "gzip"; // of large files, which are compressed while they are sent
 
 /** Content types worth compressing; images, video, web fonts and archives are compressed already. */
 const COMPRESSIBLE =
@@ -912,7 +908,7 @@ class Encodings {
     private readonly files: Files,
     private readonly responses: Responses,
     private readonly isEncodable: (type: string) => boolean,
-    private readonly options: Pick<Options, "maxAge" | "now" | "limits">,
+    private readonly options: Pick<Options, "maxAge" | "now">,
   ) {}
 
   /** Returns the representation of a file in the best encoding that the client accepts and the file can have. */
@@ -930,8 +926,8 @@ class Encodings {
       if (encoding === "identity") break;
       const precompressed = entry && await this.#loadPrecompressed(entry, encoding, plain);
       if (precompressed !== undefined) return precompressed;
-      const { compress, stream } = CODECS[encoding];
-      if ((isOnDisk ? stream : compress) === undefined || bodySize(full) < COMPRESSED_SIZE) continue;
+      const canCompress = isOnDisk ? encoding === STREAM_ENCODING : CODECS[encoding].compress !== undefined;
+      if (!canCompress || bodySize(full) < COMPRESSED_SIZE) continue;
       if (isOnDisk) await this.#streams.wait(START_SIZE); // the response will open the file and start a compressor
       const make = () => this.#compress(plain, encoding);
       return await (entry === undefined ? make() : this.#share(entry, encoding, make));
@@ -1001,9 +997,9 @@ class Encodings {
   }
 
   /** Compresses the body of a large file while it is sent. */
-  stream(body: ReadableStream<Bytes>, size: number, encoding: Encoding): ReadableStream<Bytes> {
+  stream(body: ReadableStream<Bytes>, size: number): ReadableStream<Bytes> {
     const exact = body.pipeThrough(exactly(size, (size) => this.#streams.wait(size)));
-    return exact.pipeThrough(CODECS[encoding].stream!());
+    return exact.pipeThrough(new CompressionStream(STREAM_ENCODING));
   }
 
   /** Returns the representation in a precompressed file beside the original, if there is one and it is not older. */
@@ -1661,8 +1657,8 @@ async function sendFromDisk(
   // If the file grows, HTTP/1 under Deno.serve cuts the body to Content-Length. HTTP/2 (no Host header) fails instead.
   const mustCut = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
   const build = (newest: Representation, body: ReadableStream<Bytes>, range?: ByteRange) => {
-    const { full, entry, encoding, isStreamed } = newest;
-    if (isStreamed) return new Response(encodings.stream(body, entry!.size, encoding), full);
+    const { full, entry, isStreamed } = newest;
+    if (isStreamed) return new Response(encodings.stream(body, entry!.size), full);
     const size = range === undefined ? entry!.size : range.end - range.start + 1;
     const exact = mustCut ? body.pipeThrough(exactly(size)) : body;
     return range === undefined ? new Response(exact, full) : partial(newest, range, exact);
