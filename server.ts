@@ -871,9 +871,10 @@ const REPRESENTATION_SIZE = 8 << 10; // bytes of a representation in memory, bes
 /** A body and its headers (RFC 9110, 3.2). */
 interface Representation {
   readonly full: Response; // without a body if that is on the disk; clone it, which is faster than to create a response
+  readonly size: number; // of the body in memory or on the disk
+  readonly isOnDisk: boolean; // whether the body has to be read from the file
   readonly entry?: Entry; // the file that was read; undefined for generated content
   readonly encoding: Encoding;
-  readonly isOnDisk: boolean; // whether the body has to be read from the file
   readonly isEncodable?: boolean; // whether its type may be sent in another encoding
   readonly isStreamed?: boolean; // whether the body is compressed while it is sent
   notModified?: Response; // kept after the first 304
@@ -918,16 +919,16 @@ class Encodings {
 
   /** Returns an unencoded representation in the best encoding that the client accepts. */
   async encode(plain: Representation, request: Headers): Promise<Representation> {
-    const { entry, full, isOnDisk } = plain;
+    const { entry, size, isOnDisk } = plain;
     const accepted = plain.isEncodable ? request.get("accept-encoding") : null;
     if (accepted === null || !mayEncode(request)) return plain;
     if (accepted !== this.#lastHeader) [this.#lastHeader, this.#lastAccepted] = [accepted, acceptedEncodings(accepted)];
     for (const encoding of this.#lastAccepted) {
       if (encoding === "identity") break;
-      const precompressed = entry && await this.#loadPrecompressed(entry, encoding, plain);
+      const precompressed = entry && await this.#loadPrecompressed(entry, encoding, plain.full);
       if (precompressed !== undefined) return precompressed;
       const canCompress = isOnDisk ? encoding === STREAM_ENCODING : CODECS[encoding].compress !== undefined;
-      if (!canCompress || bodySize(full) < COMPRESSED_SIZE) continue;
+      if (!canCompress || size < COMPRESSED_SIZE) continue;
       if (isOnDisk) await this.#streams.wait(START_SIZE); // the response will open the file and start a compressor
       const make = () => this.#compress(plain, encoding);
       return await (entry === undefined ? make() : this.#share(entry, encoding, make));
@@ -950,9 +951,9 @@ class Encodings {
     const made = make();
     entry.representations.set(encoding, made);
     const forget = () => void entry.representations.delete(encoding);
-    made.then((representation) => {
-      if (representation.entry !== entry) return forget(); // the file changed before it was read
-      this.files.addSize(entry, REPRESENTATION_SIZE + (representation.isOnDisk ? 0 : bodySize(representation.full)));
+    made.then(({ entry: current, size, isOnDisk }) => {
+      if (current !== entry) return forget(); // the file changed before it was read
+      this.files.addSize(entry, REPRESENTATION_SIZE + (isOnDisk ? 0 : size));
     }, forget);
     return made;
   }
@@ -967,7 +968,8 @@ class Encodings {
   /** Makes the representation of a file or of generated content; without `bytes`, the body is on the disk. */
   describe({ headers, entry, bytes, encoding = "identity" }: Source): Representation {
     const type = headers.get("content-type")!;
-    headers.set("content-length", `${entry?.size ?? bytes!.length}`);
+    const size = entry?.size ?? bytes!.length;
+    headers.set("content-length", `${size}`);
     const isEncodable = COMPRESSIBLE.test(type) && this.isEncodable(type);
     if (isEncodable) headers.append("vary", "Accept-Encoding");
     if (encoding !== "identity") headers.set("content-encoding", encoding);
@@ -975,25 +977,25 @@ class Encodings {
     if (entry !== undefined) setValidators(headers, entry, bytes);
     const isRevalidated = entry === undefined || isHtmlType(type);
     this.responses.addCommonHeaders(headers, isRevalidated ? 0 : this.options.maxAge);
-    return { full: new Response(bytes, { headers }), entry, encoding, isOnDisk: bytes === undefined, isEncodable };
+    const isOnDisk = bytes === undefined;
+    return { full: new Response(bytes, { headers }), size, isOnDisk, entry, encoding, isEncodable };
   }
 
   /** Compresses a representation; returns it unchanged if that makes it no smaller. */
   async #compress(plain: Representation, encoding: Encoding): Promise<Representation> {
-    const { full, entry, isOnDisk } = plain;
+    const { full, size, isOnDisk, entry } = plain;
     const headers = new Headers(full.headers);
     const tag = headers.get("etag");
     if (tag !== null) headers.set("etag", `W/${tag}`); // the bytes differ, and depend on the version of the compressor
     headers.set("content-encoding", encoding);
     for (const name of ["accept-ranges", "content-length"]) headers.delete(name);
     this.responses.addCommonHeaders(headers);
-    if (isOnDisk) return { full: new Response(null, { headers }), entry, encoding, isOnDisk, isStreamed: true };
-    const bytes = await full.clone().bytes();
-    await this.#inMemory.wait(bytes.length);
-    const compressed = new Uint8Array(CODECS[encoding].compress!(bytes));
-    if (compressed.length >= bytes.length) return plain;
-    headers.set("content-length", `${compressed.length}`);
-    return { full: new Response(compressed, { headers }), entry, encoding, isOnDisk };
+    if (isOnDisk) return { full: new Response(null, { headers }), size, isOnDisk, entry, encoding, isStreamed: true };
+    await this.#inMemory.wait(size);
+    const bytes = new Uint8Array(CODECS[encoding].compress!(await full.clone().bytes()));
+    if (bytes.length >= size) return plain;
+    headers.set("content-length", `${bytes.length}`);
+    return { full: new Response(bytes, { headers }), size: bytes.length, isOnDisk, entry, encoding };
   }
 
   /** Compresses the body of a large file while it is sent. */
@@ -1003,12 +1005,12 @@ class Encodings {
   }
 
   /** Returns the representation in a precompressed file beside the original, if there is one and it is not older. */
-  async #loadPrecompressed(entry: Entry, encoding: Encoding, { full }: Representation) {
+  async #loadPrecompressed(entry: Entry, encoding: Encoding, original: Response) {
     if ((entry.missingUntil.get(encoding) ?? 0) > this.options.now()) return undefined;
     try {
       const found = this.files.look(append(entry.path, CODECS[encoding].suffix));
       if (found?.isFile && found.mtime >= entry.mtime) {
-        const type = full.headers.get("content-type")!; // of the original
+        const type = original.headers.get("content-type")!;
         return await this.#share(found, encoding, () => this.#load(found, encoding, type));
       }
     } catch (error) {
@@ -1017,10 +1019,6 @@ class Encodings {
     entry.missingUntil.set(encoding, this.options.now() + MISSING_TIME);
     return undefined;
   }
-}
-
-function bodySize({ headers }: Response): number {
-  return Number(headers.get("content-length"));
 }
 
 /**
@@ -1061,7 +1059,7 @@ function strongTag(content: Bytes | string): string {
 }
 
 /** Returns 304, 412 or 416, a byte range, or undefined for the full response. */
-function selectPart({ method, headers }: Request, { full, entry, encoding }: Representation) {
+function selectPart({ method, headers }: Request, { full, size, entry, encoding }: Representation) {
   if (full.status !== 200) return undefined; // conditions and ranges need a 200 (RFC 9110, 13.2.1 and 14.2)
   const validators = full.headers;
   const isRange = headers.has("range") && method === "GET"; // 14.2
@@ -1071,7 +1069,7 @@ function selectPart({ method, headers }: Request, { full, entry, encoding }: Rep
   const ifRange = headers.get("if-range"); // 13.1.5: the current strong tag, or the exact date
   const isCurrentPart = ifRange === null || ifRange === validators.get("etag") && !ifRange.startsWith("W/") ||
     parseDate(ifRange) === parseDate(validators.get("last-modified"));
-  return isCurrentPart ? parseRange(headers.get("range"), entry.size) : undefined;
+  return isCurrentPart ? parseRange(headers.get("range"), size) : undefined;
 }
 
 /** An HTTP-date in any of its three forms (RFC 9110, 5.6.7); `Date.parse` is laxer. */
@@ -1612,11 +1610,11 @@ type Services = { files: Files; encodings: Encodings; responses: Responses };
 /** Builds the response to a request for a representation: the full one, a range, 304, 412 or 416. */
 async function send(request: Request, representation: Representation, services: Services, info?: Info) {
   const { responses } = services;
-  const { full, entry, isOnDisk } = representation;
+  const { full, size, isOnDisk } = representation;
   const part = selectPart(request, representation);
   if (part === 304) return (representation.notModified ??= notModified(full, responses)).clone();
   if (part === 412) return responses.fail(request, 412);
-  if (part === 416) return responses.fail(request, 416, { "content-range": `bytes */${entry!.size}` });
+  if (part === 416) return responses.fail(request, 416, { "content-range": `bytes */${size}` });
   if (isOnDisk) return await sendFromDisk(request, representation, part, services, info);
   if (part === undefined) return full.clone();
   return partial(representation, part, (await full.clone().bytes()).subarray(part.start, part.end + 1));
@@ -1654,10 +1652,10 @@ async function sendFromDisk(
   // If the file grows, HTTP/1 under Deno.serve cuts the body to Content-Length. HTTP/2 (no Host header) fails instead.
   const mustCut = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
   const build = (newest: Representation, body: ReadableStream<Bytes>, range?: ByteRange) => {
-    const { full, entry, isStreamed } = newest;
-    if (isStreamed) return new Response(encodings.stream(body, entry!.size), full);
-    const size = range === undefined ? entry!.size : range.end - range.start + 1;
-    const exact = mustCut ? body.pipeThrough(exactly(size)) : body;
+    const { full, size, isStreamed } = newest;
+    if (isStreamed) return new Response(encodings.stream(body, size), full);
+    const { start, end } = range ?? { start: 0, end: size - 1 };
+    const exact = mustCut ? body.pipeThrough(exactly(end - start + 1)) : body;
     return range === undefined ? new Response(exact, full) : partial(newest, range, exact);
   };
   const whole = range === undefined ? await files.serve(entry) : undefined;
@@ -1674,9 +1672,9 @@ async function sendFromDisk(
 }
 
 /** Builds the response with a range of the body (RFC 9110, 15.3.7). */
-function partial({ full, entry }: Representation, { start, end }: ByteRange, body: BodyInit): Response {
+function partial({ full, size }: Representation, { start, end }: ByteRange, body: BodyInit): Response {
   const part = new Response(body, { status: 206, headers: full.headers });
-  part.headers.set("content-range", `bytes ${start}-${end}/${entry!.size}`);
+  part.headers.set("content-range", `bytes ${start}-${end}/${size}`);
   part.headers.set("content-length", `${end - start + 1}`);
   return part;
 }
