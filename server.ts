@@ -1062,12 +1062,12 @@ function strongTag(content: Bytes | string): string {
 function selectPart({ method, headers }: Request, { full, size, entry, encoding }: Representation) {
   if (full.status !== 200) return undefined; // conditions and ranges need a 200 (RFC 9110, 13.2.1 and 14.2)
   const validators = full.headers;
-  const isRange = headers.has("range") && method === "GET"; // 14.2
   const outcome = evaluatePreconditions(headers, validators);
   if (outcome !== 200) return outcome;
-  if (!isRange || entry === undefined || encoding !== "identity") return undefined; // only whole files have ranges
-  const ifRange = headers.get("if-range"); // 13.1.5: the current strong tag, or the exact date
-  const isCurrentPart = ifRange === null || ifRange === validators.get("etag") && !ifRange.startsWith("W/") ||
+  // Only GET has ranges (14.2), and only of unencoded files.
+  if (method !== "GET" || entry === undefined || encoding !== "identity") return undefined;
+  const ifRange = headers.get("if-range"); // 13.1.5: the current tag, which is strong, or the exact date
+  const isCurrentPart = ifRange === null || ifRange === validators.get("etag") ||
     parseDate(ifRange) === parseDate(validators.get("last-modified"));
   return isCurrentPart ? parseRange(headers.get("range"), size) : undefined;
 }
@@ -1651,12 +1651,12 @@ async function sendFromDisk(
   if (request.method === "HEAD") return new Response(new Blob().stream(), representation.full);
   // If the file grows, HTTP/1 under Deno.serve cuts the body to Content-Length. HTTP/2 (no Host header) fails instead.
   const mustCut = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
-  const build = (newest: Representation, body: ReadableStream<Bytes>, range?: ByteRange) => {
+  const build = (newest: Representation, body: ReadableStream<Bytes>, part?: ByteRange) => {
     const { full, size, isStreamed } = newest;
     if (isStreamed) return new Response(encodings.stream(body, size), full);
-    const { start, end } = range ?? { start: 0, end: size - 1 };
+    const { start, end } = part ?? { start: 0, end: size - 1 };
     const exact = mustCut ? body.pipeThrough(exactly(end - start + 1)) : body;
-    return range === undefined ? new Response(exact, full) : partial(newest, range, exact);
+    return part === undefined ? new Response(exact, full) : partial(newest, part, exact);
   };
   const whole = range === undefined ? await files.serve(entry) : undefined;
   if (whole !== undefined) return build(representation, whole);
