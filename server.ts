@@ -1608,16 +1608,16 @@ function problemWithHeader(name: string, value: string): string | undefined {
 type Services = { files: Files; encodings: Encodings; responses: Responses };
 
 /** Builds the response to a request for a representation: the full one, a range, 304, 412 or 416. */
-async function send(request: Request, representation: Representation, services: Services, info?: Info) {
+async function send(request: Request, selected: Representation, services: Services, info?: Info): Promise<Response> {
   const { responses } = services;
-  const { full, size, isOnDisk } = representation;
-  const part = selectPart(request, representation);
-  if (part === 304) return (representation.notModified ??= notModified(full, responses)).clone();
+  const { full, size, isOnDisk } = selected;
+  const part = selectPart(request, selected);
+  if (part === 304) return (selected.notModified ??= notModified(full, responses)).clone();
   if (part === 412) return responses.fail(request, 412);
   if (part === 416) return responses.fail(request, 416, { "content-range": `bytes */${size}` });
-  if (isOnDisk) return await sendFromDisk(request, representation, part, services, info);
+  if (isOnDisk) return await sendFromDisk(request, selected, services, info);
   if (part === undefined) return full.clone();
-  return partial(representation, part, (await full.clone().bytes()).subarray(part.start, part.end + 1));
+  return partial(selected, part, (await full.clone().bytes()).subarray(part.start, part.end + 1));
 }
 
 /** Returns a 304 with all headers except those that describe the body (RFC 9110, 15.4.5). */
@@ -1639,29 +1639,23 @@ async function asNotFound(page: Representation): Promise<Representation> {
 }
 
 /** Builds the response with a body on the disk, or a range of it. */
-async function sendFromDisk(
-  request: Request,
-  representation: Representation,
-  range: ByteRange | undefined,
-  services: Services,
-  info?: Info,
-): Promise<Response> {
+async function sendFromDisk(request: Request, selected: Representation, services: Services, info?: Info) {
   const { files, encodings } = services;
-  const entry = representation.entry!;
-  if (request.method === "HEAD") return new Response(new Blob().stream(), representation.full);
+  const entry = selected.entry!;
+  if (request.method === "HEAD") return new Response(new Blob().stream(), selected.full);
   // If the file grows, HTTP/1 under Deno.serve cuts the body to Content-Length. HTTP/2 (no Host header) fails instead.
   const mustCut = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
-  const build = (newest: Representation, body: ReadableStream<Bytes>, part?: ByteRange) => {
-    const { full, size, isStreamed } = newest;
+  const build = (representation: Representation, body: ReadableStream<Bytes>, part?: ByteRange) => {
+    const { full, size, isStreamed } = representation;
     if (isStreamed) return new Response(encodings.stream(body, size), full);
     const { start, end } = part ?? { start: 0, end: size - 1 };
     const exact = mustCut ? body.pipeThrough(exactly(end - start + 1)) : body;
-    return part === undefined ? new Response(exact, full) : partial(newest, part, exact);
+    return part === undefined ? new Response(exact, full) : partial(representation, part, exact);
   };
-  const whole = range === undefined ? await files.serve(entry) : undefined;
-  if (whole !== undefined) return build(representation, whole);
+  const whole = request.headers.has("range") ? undefined : await files.serve(entry);
+  if (whole !== undefined) return build(selected, whole);
   const { file, entry: current } = await files.open(entry);
-  const newest = current === entry ? representation : await encodings.update(representation, current);
+  const newest = current === entry ? selected : await encodings.update(selected, current);
   const part = selectPart(request, newest); // again, because the file may have changed since it was looked up
   if (typeof part === "number") {
     file.close();
