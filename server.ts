@@ -2167,35 +2167,30 @@ function scriptPosition(start: Bytes, hasCharset: boolean): number {
 
 // Certificate -------------------------------------------------------------------------------------------------------
 
-const DAY = 86_400_000; // ms
-
-/** Encodes a value (X.690, 8.1 and 10.1). */
-function der(tag: number, ...content: (number | Uint8Array)[]): Bytes {
-  const bytes = content.flatMap((part) => typeof part === "number" ? [part] : [...part]);
-  const { length } = bytes;
-  const size = length < 128 ? [length] : length < 256 ? [0x81, length] : [0x82, length >> 8, length & 255];
-  return new Uint8Array([tag, ...size, ...bytes]);
+/** Encodes a value (X.690, 8.1 and 10.1). Encoded values are hexadecimal digits. */
+function der(tag: string, ...content: string[]): string {
+  const value = content.join("");
+  const length = value.length / 2;
+  const [form, digits] = length < 128 ? ["", 2] : length < 256 ? ["81", 2] : ["82", 4] as const;
+  return tag + form + length.toString(16).padStart(digits, "0") + value;
 }
 
-const sequence = (...content: Uint8Array[]) => der(0x30, ...content);
-const identifier = (...content: number[]) => der(6, ...content);
-const text = (tag: number, value: string) => der(tag, new TextEncoder().encode(value));
+const sequence = (...content: string[]) => der("30", ...content);
+const text = (tag: string, value: string) => der(tag, new TextEncoder().encode(value).toHex());
 
 /** Encodes a positive number without needless zeros (X.690, 8.3). */
-function integer(bytes: Bytes): Bytes {
-  const digits = bytes.subarray(bytes.findIndex((byte) => byte !== 0));
-  return der(2, ...digits[0]! > 127 ? [0] : [], digits);
-}
+const integer = (digits: string) => der("02", digits.replace(/^(?:00)+/, "").replace(/^[89a-f]/, "00$&"));
 
-/** Encodes a host as a subjectAltName (RFC 5280, 4.2.1.6); an invalid host is left out. */
-function alternativeName(host: string): Bytes[] {
-  const url = [host, `[${host}]`].map((host) => URL.parse(`http://${host}`)).find((url) => url !== null); // IPv6 needs brackets
+/** Encodes a host as a subjectAltName, `.example.com` as two; an invalid host is left out (RFC 5280, 4.2.1.6). */
+function alternativeName(host: string): string {
+  if (host.startsWith(".")) return alternativeName(host.slice(1)) + alternativeName(`*${host}`);
+  const url = URL.parse(`http://${host}`) ?? URL.parse(`http://[${host}]`); // IPv6 needs brackets
   const name = url?.hostname ?? "";
-  if (/^[\d.]+$/.test(name)) return [der(0x87, ...name.split(".").map(Number))];
-  if (!name.startsWith("[")) return name === "" ? [] : [text(0x82, name)];
-  const [head = [], tail = []] = name.slice(1, -1).split("::").map((part) => part.split(":").filter(Boolean));
-  const groups = [...head, ...Array(8 - head.length - tail.length).fill(""), ...tail];
-  return [der(0x87, Uint8Array.fromHex(groups.map((group) => group.padStart(4, "0")).join("")))];
+  if (/^[\d.]+$/.test(name)) return der("87", new Uint8Array(name.split(".").map(Number)).toHex());
+  if (!name.startsWith("[")) return name && text("82", name);
+  const toDigits = (groups: string) => groups.replace(/([\da-f]+):?/g, (_, group) => group.padStart(4, "0"));
+  const [head = "", tail = ""] = name.slice(1, -1).split("::").map(toDigits);
+  return der("87", head.padEnd(32 - tail.length, "0") + tail);
 }
 
 /**
@@ -2205,35 +2200,34 @@ function alternativeName(host: string): Bytes[] {
 export async function makeCertificate(hosts: string[] = []): Promise<{ cert: string; key: string }> {
   const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
   const { publicKey, privateKey } = await crypto.subtle.generateKey(algorithm, true, ["sign"]);
-  const ecdsaWithSha256 = sequence(identifier(42, 134, 72, 206, 61, 4, 3, 2));
-  const subject = sequence(der(0x31, sequence(identifier(85, 4, 3), text(0x0c, "http-server"))));
-  const time = (ms: number) => text(0x17, `${new Date(ms).toISOString().replace(/\D/g, "").slice(2, 14)}Z`);
-  const names = hosts.flatMap((host) => host.startsWith(".") ? [host.slice(1), `*${host}`] : [host]);
-  const extension = (id: number, value: Bytes) => sequence(identifier(85, 29, id), der(4, value));
+  const ecdsaWithSha256 = "300a06082a8648ce3d040302";
+  const subject = sequence(der("31", sequence("0603550403", text("0c", "http-server")))); // commonName
+  const time = (daysFromNow: number) =>
+    text("17", `${new Date(Date.now() + daysFromNow * 86_400_000).toISOString().replace(/\D/g, "").slice(2, 14)}Z`);
+  const names = ["localhost", "127.0.0.1", "::1", ...hosts].map(alternativeName);
+  const extensions = sequence(
+    "300b0603551d0f040403020780", // keyUsage: digitalSignature
+    sequence("0603551d11", der("04", sequence(...names))), // subjectAltName
+    "30090603551d1304023000", // basicConstraints: no authority
+    "30130603551d25040c300a06082b06010505070301", // extKeyUsage: serverAuth
+  );
   const toBeSigned = sequence(
-    der(0xa0, der(2, 2)), // version 3
-    integer(crypto.getRandomValues(new Uint8Array(16))), // Firefox refuses a serial number that it knows
+    "a003020102", // version 3
+    integer(crypto.getRandomValues(new Uint8Array(16)).toHex()), // Firefox refuses a serial number that it knows
     ecdsaWithSha256,
     subject,
-    sequence(time(Date.now() - DAY), time(Date.now() + 364 * DAY)), // browsers refuse more than 398 days
+    sequence(time(-1), time(364)), // browsers refuse more than 398 days
     subject,
-    new Uint8Array(await crypto.subtle.exportKey("spki", publicKey)),
-    der(
-      0xa3,
-      sequence(
-        extension(15, der(3, 7, 0x80)), // keyUsage: digitalSignature
-        extension(17, sequence(...["localhost", "127.0.0.1", "::1", ...names].flatMap(alternativeName))),
-        extension(19, sequence()), // basicConstraints: no authority
-        extension(37, sequence(identifier(43, 6, 1, 5, 5, 7, 3, 1))), // extKeyUsage: serverAuth
-      ),
-    ),
+    new Uint8Array(await crypto.subtle.exportKey("spki", publicKey)).toHex(),
+    der("a3", extensions),
   );
-  const raw = new Uint8Array(await crypto.subtle.sign(algorithm, privateKey, toBeSigned));
-  const signature = sequence(integer(raw.subarray(0, 32)), integer(raw.subarray(32)));
+  const raw = new Uint8Array(await crypto.subtle.sign(algorithm, privateKey, Uint8Array.fromHex(toBeSigned))).toHex();
+  const signature = sequence(integer(raw.slice(0, 64)), integer(raw.slice(64)));
+  const certificate = sequence(toBeSigned, ecdsaWithSha256, der("03", "00", signature));
   const pem = (label: string, bytes: Uint8Array) =>
     `-----BEGIN ${label}-----\n${bytes.toBase64().replace(/.{64}/g, "$&\n")}\n-----END ${label}-----\n`;
   return {
-    cert: pem("CERTIFICATE", sequence(toBeSigned, ecdsaWithSha256, der(3, 0, signature))),
+    cert: pem("CERTIFICATE", Uint8Array.fromHex(certificate)),
     key: pem("PRIVATE KEY", new Uint8Array(await crypto.subtle.exportKey("pkcs8", privateKey))),
   };
 }
