@@ -2292,10 +2292,7 @@ Examples:
   http-server --https --auth me:secret .  the current folder, with a password`;
 }
 
-/** Options that the start-up message does not name. */
-const UNSHOWN = /^(?:port|host|base|key|quiet)$/;
-
-/** A parsed command line; `port` is undefined if the user named none. */
+/** A parsed command line: its options and those of the handler. `port` is undefined if the user named none. */
 type Command = ReturnType<typeof parseCommand>;
 
 /** Parses the command line. Throws a UsageError. */
@@ -2304,8 +2301,7 @@ function parseCommand(args: string[]) {
   // A command made by `deno install` with `.` as its last argument passes it first; a folder after it replaces it.
   const folders = positionals[0] === "." && positionals.length > 1 ? positionals.slice(1) : positionals;
   const [root] = folders;
-  const { base, dotfiles, symlinks, spa, cors, live, ignore, auth, https, cert, key, quiet, "max-age": maxAge } =
-    values;
+  const { auth, https, cert, key, live, ignore, "max-age": maxAge } = values;
   checkUsage(folders.length < 2, `expected one folder, got ${folders.length}`);
   checkUsage(root !== "", "the name of the folder is empty");
   checkUsage(values.host !== "", "--host needs an address to listen on, such as 127.0.0.1");
@@ -2315,23 +2311,18 @@ function parseCommand(args: string[]) {
   checkUsage(live || ignore === undefined, "--ignore needs --live");
   checkUsage(!live || maxAge === undefined, "leave out --max-age: with --live, browsers revalidate every file");
   const host = values.host?.replace(/^\[(.*)\]$/, "$1"); // an IPv6 address as in a URL
-  const options: Partial<Options> = {
-    ...{ root, base, dotfiles, symlinks, spa, cors, live, ignore, auth },
+  return {
+    ...values,
+    root,
+    host,
+    port: parseNumber("--port", values.port, 65535),
     listing: !values["no-listing"],
     compress: !values["no-compress"],
     headers: values.header?.map(parseHeader),
     maxAge: parseNumber("--max-age", maxAge, MAX_AGE_LIMIT),
     allowHosts: [...values["allow-host"]?.map(parseHost) ?? [], ...host === undefined ? [] : [host]],
-  };
-  return {
-    options,
-    host,
-    port: parseNumber("--port", values.port, 65535),
-    https,
-    tls: cert && key ? { cert, key } : undefined,
-    quiet,
-    shown: Object.keys(values).filter((name) => !UNSHOWN.test(name)).map((name) => `--${name}`),
-    print: values.help ? helpText() : values.version ? `http-server ${VERSION}` : undefined,
+    // The options that the start-up message names. Its URLs have the port, the host and the base.
+    shown: Object.keys(values).filter((name) => !/^(?:port|host|base|key|quiet)$/.test(name)),
   };
 }
 
@@ -2413,8 +2404,8 @@ export async function main(args: string[], limits: Limits = LIMITS): Promise<num
   try {
     if (!isDenoSince(2, 5)) throw new Error(`Deno 2.5 or later is needed; this is Deno ${Deno.version.deno}`);
     const command = parseCommand(args);
-    if (command.print === undefined) return await serve(command, limits);
-    console.log(command.print);
+    if (!command.help && !command.version) return await serve(command, limits);
+    console.log(command.help ? helpText() : `http-server ${VERSION}`);
     return 0;
   } catch (error) {
     console.error(`http-server: ${errorMessage(error)}.`);
@@ -2423,11 +2414,11 @@ export async function main(args: string[], limits: Limits = LIMITS): Promise<num
 }
 
 async function serve(command: Command, limits: Limits): Promise<number> {
-  const root = findRoot(command.options.root);
+  const root = findRoot(command.root);
   const pair = await certificateFor(command, root);
   const log = command.quiet ? undefined : new LogWriter(limits.logSize);
   const stop = new AbortController();
-  const handler = createHandler({ ...command.options, root, signal: stop.signal, limits, ...log && logOptions(log) });
+  const handler = createHandler({ ...command, root, signal: stop.signal, limits, ...log && logOptions(log) });
   let server = listen(command, handler, pair);
   const { hostname, port } = server.addr;
   const stopped = watchSignals(limits, () => {
@@ -2507,17 +2498,18 @@ function findRoot(named?: string): string {
 type Pair = Awaited<ReturnType<typeof makeCertificate>>;
 
 /** Returns the certificate and the key for HTTPS; undefined without HTTPS. */
-async function certificateFor({ https, tls, options }: Command, root: string): Promise<Pair | undefined> {
-  if (https) return await makeCertificate([...options.allowHosts!, ...networkAddresses("::")]);
-  if (tls === undefined) return undefined;
-  const pair = { cert: readPem("--cert", tls.cert), key: readPem("--key", tls.key) };
+async function certificateFor(command: Command, root: string): Promise<Pair | undefined> {
+  const { https, cert, key, allowHosts, dotfiles } = command;
+  if (https) return await makeCertificate([...allowHosts, ...networkAddresses("::")]);
+  if (cert === undefined || key === undefined) return undefined;
+  const pair = { cert: readPem("--cert", cert), key: readPem("--key", key) };
   // Refuse to serve a private key, which a certificate file may contain as well.
   const realRoot = Deno.realPathSync(root) as DiskPath;
-  for (const name of ["cert", "key"] as const) {
-    const file = Deno.realPathSync(tls[name]) as DiskPath;
-    const isServed = isInside(realRoot, file) && (options.dotfiles || !isHidden(toUrlPath(file, realRoot)));
-    const isSecret = isServed && pair[name].includes("PRIVATE KEY");
-    checkUsage(!isSecret, `every client could download the key ${tls[name]}; move it out of the served folder`);
+  for (const [file, text] of [[cert, pair.cert], [key, pair.key]] as const) {
+    const path = Deno.realPathSync(file) as DiskPath;
+    const isServed = isInside(realRoot, path) && (dotfiles || !isHidden(toUrlPath(path, realRoot)));
+    const isSecret = isServed && text.includes("PRIVATE KEY");
+    checkUsage(!isSecret, `every client could download the key ${file}; move it out of the served folder`);
   }
   return pair;
 }
@@ -2532,7 +2524,7 @@ function readPem(flag: string, file: string): string {
 }
 
 /** Listens on the named port, or on the first free one from the default on. */
-function listen({ host: named, port, tls }: Command, handler: Deno.ServeHandler, pair?: Pair) {
+function listen({ host: named, port, cert, key }: Command, handler: Deno.ServeHandler, pair?: Pair) {
   const host = named ?? everyInterface();
   const first = port ?? DEFAULT_PORT;
   const last = port ?? DEFAULT_PORT + PORT_TRIES;
@@ -2555,7 +2547,7 @@ function listen({ host: named, port, tls }: Command, handler: Deno.ServeHandler,
       const isReserved = Deno.build.os === "windows" && error instanceof Deno.errors.PermissionDenied;
       if (error instanceof Deno.errors.AddrInUse || isReserved && first !== last) continue;
       if (port > first) break; // --allow-net covers one port only: report that the first is taken
-      const files = tls ? ` with ${tls.cert} and ${tls.key}` : "";
+      const files = cert === undefined ? "" : ` with ${cert} and ${key}`;
       throw new Error(`cannot listen on ${bracketed(host)}:${port}${files}: ${errorMessage(error)}`);
     }
   }
@@ -2601,8 +2593,8 @@ function bracketed(address: string): string {
  * on stderr.
  */
 function announce(command: Command, root: string, { hostname, port }: Deno.NetAddr): void {
-  const { host, port: named, options, shown } = command;
-  const isSecure = command.https || command.tls !== undefined;
+  const { host, port: named, https, cert, auth, shown } = command;
+  const isSecure = https || cert !== undefined;
   const isTerminal = Deno.stdout.isTerminal();
   const print = !isTerminal && Deno.stderr.isTerminal() ? console.error : console.log;
   const isEverywhere = hostname === "0.0.0.0" || hostname === "::";
@@ -2610,9 +2602,9 @@ function announce(command: Command, root: string, { hostname, port }: Deno.NetAd
   // Browsers on Windows try ::1 first for `localhost`, and wait 300 ms.
   const local = hostname === "0.0.0.0" && Deno.build.os === "windows" && !isSecure ? "127.0.0.1" : "localhost";
   const hosts = isEverywhere ? [local, ...networkAddresses(hostname)] : [host ?? hostname];
-  const base = encodePath(normalizeBase(options.base ?? DEFAULTS.base));
+  const base = encodePath(normalizeBase(command.base ?? DEFAULTS.base));
   const note = named === undefined && port !== DEFAULT_PORT ? ` (port ${DEFAULT_PORT} is taken)` : "";
-  const isCurrent = options.root === undefined && root !== resolve(DEFAULTS.root);
+  const isCurrent = command.root === undefined && root !== resolve(DEFAULTS.root);
   const folder = isEmbedded(root) ? "the www folder inside this program" : root;
   if (isTerminal) print();
   for (const [index, host] of hosts.entries()) {
@@ -2622,8 +2614,8 @@ function announce(command: Command, root: string, { hostname, port }: Deno.NetAd
   }
   print(`Version  http-server ${VERSION}`);
   print("Folder  ", `${folder}${isCurrent ? " (the current folder)" : ""}`);
-  if (shown.length > 0) print(`Options  ${shown.join(" ")}`);
-  if (options.auth !== undefined && !isSecure) print("Without --https, the password is sent in clear text.");
+  if (shown.length > 0) print(`Options  ${shown.map((name) => `--${name}`).join(" ")}`);
+  if (auth !== undefined && !isSecure) print("Without --https, the password is sent in clear text.");
   if (isTerminal && isPublic) print("Other machines can reach it too; --host 127.0.0.1 keeps it to this one.");
   if (isTerminal) print("Press Ctrl-C to stop.");
   print();
