@@ -2641,30 +2641,24 @@ export function usableAddresses(interfaces: Pick<Deno.NetworkInterfaceInfo, "nam
   return usable.map(({ address }) => address).sort((one, other) => isIPv6(one) - isIPv6(other));
 }
 
-const LOG_DELAY = 50; // ms that a line of the log may wait for others
-
 /** Writes the request log to stdout, in batches: single writes would halve the speed. */
 class LogWriter {
-  /** Resolves when all lines are written; undefined if none is waiting. */
-  written?: Promise<void>;
-  #waiting = "";
+  /** Resolves when all lines are written. */
+  written = Promise.resolve();
+  #lines = ""; // of the next batch
 
   constructor(private readonly limit: number) {}
 
   write(line: string): void {
-    if (this.#waiting.length > this.limit) return;
-    this.#waiting += `${line}\n`;
-    // After a write error, the server goes on without a log.
-    this.written ??= delay(LOG_DELAY).then(() => this.#writeWaiting()).catch(() => {});
+    if (this.#lines === "") this.written = this.written.then(() => this.#writeBatch()).catch(() => {});
+    if (this.#lines.length < this.limit) this.#lines += `${line}\n`;
   }
 
-  async #writeWaiting(): Promise<void> {
-    while (this.#waiting !== "") {
-      const batch = new TextEncoder().encode(this.#waiting);
-      this.#waiting = "";
-      for (let sent = 0; sent < batch.length;) sent += await Deno.stdout.write(batch.subarray(sent));
-    }
-    this.written = undefined;
+  async #writeBatch(): Promise<void> {
+    await delay(50); // for more lines
+    const batch = new TextEncoder().encode(this.#lines);
+    this.#lines = "";
+    for (let sent = 0; sent < batch.length;) sent += await Deno.stdout.write(batch.subarray(sent));
   }
 }
 
