@@ -2495,10 +2495,8 @@ function findRoot(named?: string): string {
   }
 }
 
-type Pair = Awaited<ReturnType<typeof makeCertificate>>;
-
 /** Returns the certificate and the key for HTTPS; undefined without HTTPS. */
-async function certificateFor(command: Command, root: string): Promise<Pair | undefined> {
+async function certificateFor(command: Command, root: string): Promise<Deno.TlsCertifiedKeyPem | undefined> {
   const { https, cert, key, allowHosts, dotfiles } = command;
   if (https) return await makeCertificate([...allowHosts, ...networkAddresses("::")]);
   if (cert === undefined || key === undefined) return undefined;
@@ -2524,7 +2522,7 @@ function readPem(flag: string, file: string): string {
 }
 
 /** Listens on the named port, or on the first free one from the default on. */
-function listen({ host: named, port, cert, key }: Command, handler: Deno.ServeHandler, pair?: Pair) {
+function listen({ host: named, port, cert, key }: Command, handler: Deno.ServeHandler, pair?: Deno.TlsCertifiedKeyPem) {
   const host = named ?? everyInterface();
   const first = port ?? DEFAULT_PORT;
   const last = port ?? DEFAULT_PORT + PORT_TRIES;
@@ -2624,9 +2622,8 @@ function announce(command: Command, root: string, { hostname, port }: Deno.NetAd
 /** Returns the addresses at which other machines reach a listener on every interface; none without the permission. */
 function networkAddresses(hostname: string): string[] {
   try {
-    const { state } = Deno.permissions.querySync({ name: "sys", kind: "networkInterfaces" });
-    const addresses = state === "granted" ? usableAddresses(Deno.networkInterfaces()) : [];
-    return addresses.filter((address) => hostname === "::" || !address.includes(":"));
+    if (Deno.permissions.querySync({ name: "sys", kind: "networkInterfaces" }).state !== "granted") return [];
+    return usableAddresses(Deno.networkInterfaces()).filter((address) => hostname === "::" || !address.includes(":"));
   } catch {
     return []; // a sandbox of the system may hide them
   }
@@ -2634,11 +2631,10 @@ function networkAddresses(hostname: string): string[] {
 
 /** Returns the addresses that other machines may reach, IPv4 first: not loopback, link-local, or a bridge to containers. */
 export function usableAddresses(interfaces: Pick<Deno.NetworkInterfaceInfo, "name" | "address">[]): string[] {
-  const usable = interfaces.filter(({ name, address }) =>
-    !/^(?:docker|br-|veth|virbr)/.test(name) && /^(?!127\.|169\.254\.)[\d.]+$|^[23][\da-f]{3}:/.test(address)
-  );
-  const isIPv6 = (address: string) => Number(address.includes(":"));
-  return usable.map(({ address }) => address).sort((one, other) => isIPv6(one) - isIPv6(other));
+  const isBridge = (name: string) => /^(?:docker|br-|veth|virbr)/.test(name);
+  const addresses = interfaces.flatMap(({ name, address }) => isBridge(name) ? [] : [address]);
+  const kinds = [/^(?!127\.|169\.254\.)[\d.]+$/, /^[23][\da-f]{3}:/];
+  return kinds.flatMap((kind) => addresses.filter((address) => kind.test(address)));
 }
 
 /** Writes the request log to stdout, in batches: single writes would halve the speed. */
