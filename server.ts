@@ -842,7 +842,7 @@ interface Codec {
   compress?: (bytes: Bytes) => Uint8Array; // for content in memory
 }
 
-const HAS_ZSTD = isDenoSince(2, 7); // before, it is declared but not implemented
+const HAS_ZSTD = !/^2\.[56]\./.test(Deno.version.deno); // Deno 2.5 and 2.6 declare it, but do not implement it
 const zlib = () => globalThis.process.getBuiltinModule("node:zlib"); // takes 10 ms to load
 
 /**
@@ -2393,16 +2393,11 @@ function parseHeader(header: string): [name: string, value: string] {
 
 // Server ------------------------------------------------------------------------------------------------------------
 
-/** Reports whether the program runs on a version of Deno or a later one. */
-function isDenoSince(major: number, minor: number): boolean {
-  const [ownMajor = 0, ownMinor = 0] = Deno.version.deno.split(".").map(Number);
-  return ownMajor > major || ownMajor === major && ownMinor >= minor;
-}
-
 /** Runs until a signal stops it. Returns the exit code: 0, 1 for a run-time error, 2 for wrong usage, 130 if forced. */
 export async function main(args: string[], limits: Limits = LIMITS): Promise<number> {
   try {
-    if (!isDenoSince(2, 5)) throw new Error(`Deno 2.5 or later is needed; this is Deno ${Deno.version.deno}`);
+    const { deno } = Deno.version;
+    if (/^(?:[01]|2\.[0-4])\./.test(deno)) throw new Error(`Deno 2.5 or later is needed; this is Deno ${deno}`);
     const command = parseCommand(args);
     if (!command.help && !command.version) return await serve(command, limits);
     console.log(command.help ? helpText() : `http-server ${VERSION}`);

@@ -5444,6 +5444,24 @@ Deno.test({
   },
 });
 
+Deno.test("main() reports in one sentence that Deno is too old", async (t) => {
+  const { version } = Deno;
+  const rows: [string, number][] = [["1.46.3", 1], ["2.4.5", 1], ["2.5.0", 0], ["2.10.1", 0], ["3.0.0", 0]];
+  await each(t, rows, ([deno]) => deno, async ([deno, code]) => {
+    try {
+      Object.assign(Deno, { version: { ...version, deno } });
+      const stderr = code === 1 ? `http-server: Deno 2.5 or later is needed; this is Deno ${deno}.\n` : "";
+      assertEquals(await runMain(["--version"]), {
+        code,
+        stdout: code === 1 ? "" : `http-server ${VERSION}\n`,
+        stderr,
+      });
+    } finally {
+      Object.assign(Deno, { version });
+    }
+  });
+});
+
 Deno.test("README.md, deno.json and server.ts agree", async () => {
   const read = (name: string) => Deno.readTextFile(join(here, name));
   assertStringIncludes(await read("README.md"), `\`\`\`text\n${helpText()}\n\`\`\``);
