@@ -2492,28 +2492,27 @@ function findRoot(named?: string): string {
 
 /** Returns the certificate and the key for HTTPS; undefined without HTTPS. */
 async function certificateFor(command: Command, root: string): Promise<Deno.TlsCertifiedKeyPem | undefined> {
-  const { https, cert, key, allowHosts, dotfiles } = command;
+  const { https, cert, key, allowHosts } = command;
   if (https) return await makeCertificate([...allowHosts, ...networkAddresses("::")]);
   if (cert === undefined || key === undefined) return undefined;
-  const pair = { cert: readPem("--cert", cert), key: readPem("--key", key) };
-  // Refuse to serve a private key, which a certificate file may contain as well.
-  const realRoot = Deno.realPathSync(root) as DiskPath;
-  for (const [file, text] of [[cert, pair.cert], [key, pair.key]] as const) {
-    const path = Deno.realPathSync(file) as DiskPath;
-    const isServed = isInside(realRoot, path) && (dotfiles || !isHidden(toUrlPath(path, realRoot)));
-    const isSecret = isServed && text.includes("PRIVATE KEY");
-    checkUsage(!isSecret, `every client could download the key ${file}; move it out of the served folder`);
-  }
-  return pair;
+  return { cert: readPem("--cert", cert, command, root), key: readPem("--key", key, command, root) };
 }
 
-function readPem(flag: string, file: string): string {
+/** Reads a certificate or a key. Refuses to serve a private key, which a certificate file may contain as well. */
+function readPem(flag: string, file: string, { dotfiles }: Command, root: string): string {
+  let pem = "";
   try {
-    return Deno.readTextFileSync(file);
+    pem = Deno.readTextFileSync(file);
   } catch (error) {
     checkUsage(statusOf(error) !== 404, `${flag}: no such file: ${file}`);
     throw new Error(`${flag}: ${errorMessage(error)}`);
   }
+  const realRoot = Deno.realPathSync(root) as DiskPath;
+  const path = Deno.realPathSync(file) as DiskPath;
+  const isServed = isInside(realRoot, path) && (dotfiles || !isHidden(toUrlPath(path, realRoot)));
+  const isSecret = isServed && pem.includes("PRIVATE KEY");
+  checkUsage(!isSecret, `every client could download the key ${file}; move it out of the served folder`);
+  return pem;
 }
 
 /** Listens on the named port, or on the first free one from the default on. */
