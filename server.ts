@@ -2321,8 +2321,6 @@ function parseCommand(args: string[]) {
     headers: values.header?.map(parseHeader),
     maxAge: parseNumber("--max-age", maxAge, MAX_AGE_LIMIT),
     allowHosts: [...values["allow-host"]?.map(parseHost) ?? [], ...host === undefined ? [] : [host]],
-    // The options that the start-up message names. Its URLs have the port, the host and the base.
-    shown: Object.keys(values).filter((name) => !/^(?:port|host|base|key|quiet)$/.test(name)),
   };
 }
 
@@ -2585,7 +2583,7 @@ function bracketed(address: string): string {
  * on stderr.
  */
 function announce(command: Command, root: string, { hostname, port }: Deno.NetAddr): void {
-  const { host, port: named, https, cert, auth, shown } = command;
+  const { host, port: named, https, cert, auth } = command;
   const isSecure = https || cert !== undefined;
   const isTerminal = Deno.stdout.isTerminal();
   const print = !isTerminal && Deno.stderr.isTerminal() ? console.error : console.log;
@@ -2598,6 +2596,7 @@ function announce(command: Command, root: string, { hostname, port }: Deno.NetAd
   const note = named === undefined && port !== DEFAULT_PORT ? ` (port ${DEFAULT_PORT} is taken)` : "";
   const isCurrent = command.root === undefined && root !== resolve(DEFAULTS.root);
   const folder = isEmbedded(root) ? "the www folder inside this program" : root;
+  const shown = Object.keys(command).filter((name) => name in FLAGS && !/^(?:port|host|base|key|quiet)$/.test(name));
   if (isTerminal) print();
   for (const [index, host] of hosts.entries()) {
     const label = index > 0 || isPublic && !isEverywhere ? "Network" : "Local  ";
