@@ -2421,25 +2421,22 @@ async function serve(command: Command, limits: Limits): Promise<number> {
   announce(command, root, server.addr);
 
   let reportedAt = -Infinity;
-  const serveUntilStopped = async () => {
-    for (let isAgain = false; !stop.signal.aborted; isAgain = true) {
-      try {
-        if (isAgain) server = listen({ ...command, host: hostname, port }, handler, pair);
-        await server.finished;
-      } catch (error) {
-        // Without a free file descriptor Deno stops accepting for good, although one may be free a moment later.
-        if (performance.now() - reportedAt > limits.reportInterval) {
-          logError(`cannot accept a connection: ${errorMessage(error)}`);
-          reportedAt = performance.now();
-        }
-        await delay(limits.retryDelay);
+  let exitCode: number | undefined;
+  for (let isAgain = false; exitCode === undefined && !stop.signal.aborted; isAgain = true) {
+    try {
+      if (isAgain) server = listen({ ...command, host: hostname, port }, handler, pair);
+      exitCode = await Promise.race([server.finished.then(() => 0), stopped]);
+    } catch (error) {
+      // Without a free file descriptor Deno stops accepting for good, although one may be free a moment later.
+      if (performance.now() - reportedAt > limits.reportInterval) {
+        logError(`cannot accept a connection: ${errorMessage(error)}`);
+        reportedAt = performance.now();
       }
+      await delay(limits.retryDelay);
     }
-    return 0;
-  };
-  const exitCode = await Promise.race([serveUntilStopped(), stopped]);
-  if (exitCode === 0) await Promise.race([log?.written, delay(limits.flushTime)]);
-  return exitCode;
+  }
+  if (exitCode !== 130) await Promise.race([log?.written, delay(limits.flushTime)]);
+  return exitCode ?? 0;
 }
 
 /** Returns the options that write to the log, in a format for people or for programs. */
