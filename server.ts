@@ -2512,13 +2512,15 @@ function readPem(flag: string, file: string, { dotfiles }: Command, root: string
 
 /** Listens on the named port, or on the first free one from the default on. */
 function listen({ host: named, port, cert, key }: Command, handler: Deno.ServeHandler, pair?: Deno.TlsCertifiedKeyPem) {
-  const host = named ?? everyInterface();
+  // Without the permission for all addresses, Deno would ask the user for each.
+  const mayProbe = named === undefined && Deno.permissions.querySync({ name: "net" }).state === "granted";
+  const host = named ?? (mayProbe ? everyInterface() : "0.0.0.0");
   const first = port ?? DEFAULT_PORT;
   const last = port ?? DEFAULT_PORT + PORT_TRIES;
   for (let port = first; port <= last; port++) {
-    // On macOS and Windows, another program may listen here at the same time, and gets the requests instead.
-    if (named === undefined && !(isFree("0.0.0.0", port) && isFree("127.0.0.1", port))) continue;
     try {
+      // On macOS and Windows, another program may listen here at the same time, and gets the requests instead.
+      for (const hostname of mayProbe ? ["0.0.0.0", "127.0.0.1"] : []) Deno.listen({ hostname, port }).close();
       return Deno.serve({
         port,
         hostname: host,
@@ -2541,32 +2543,15 @@ function listen({ host: named, port, cert, key }: Command, handler: Deno.ServeHa
   throw new Error(`port ${first} is taken; choose another with --port, or --port 0 for any`);
 }
 
-/** Returns `::` if it is permitted and includes IPv4, otherwise `0.0.0.0`. */
+/** Returns `::` if it includes IPv4, otherwise `0.0.0.0`. */
 function everyInterface(): string {
   try {
-    if (Deno.build.os === "windows" || !mayListen("::")) return "0.0.0.0"; // on Windows, `::` excludes IPv4
-    using probe = Deno.listen({ hostname: "::", port: 0 });
-    // On Linux with net.ipv6.bindv6only=1, too: the port is still free for IPv4.
-    const isOnlyIpv6 = Deno.build.os === "linux" && mayListen("0.0.0.0") && isFree("0.0.0.0", probe.addr.port);
-    return isOnlyIpv6 ? "0.0.0.0" : "::";
+    if (Deno.build.os === "windows") return "0.0.0.0";
+    // Only an IPv6 socket that includes IPv4 can have an IPv4-mapped address (RFC 3493, 5.3).
+    Deno.listen({ hostname: "::ffff:0.0.0.0", port: 0 }).close();
+    return "::";
   } catch {
-    return "0.0.0.0"; // the system has no IPv6
-  }
-}
-
-function mayListen(hostname: string, port?: number): boolean {
-  const host = `${bracketed(hostname)}${port === undefined ? "" : `:${port}`}`;
-  return Deno.permissions.querySync({ name: "net", host }).state === "granted";
-}
-
-/** Reports whether nobody listens on a port, or Deno has no permission to find out. */
-function isFree(hostname: string, port: number): boolean {
-  if (!mayListen(hostname, port)) return true;
-  try {
-    Deno.listen({ hostname, port }).close();
-    return true;
-  } catch (error) {
-    return !(error instanceof Deno.errors.AddrInUse);
+    return "0.0.0.0"; // the system has no IPv6, or Linux runs with net.ipv6.bindv6only=1
   }
 }
 

@@ -5630,6 +5630,23 @@ Deno.test("main() uses the next free port by default, but never instead of a por
   assertStringIncludes(server.startUp, `http://${LOCAL_NAME}:${server.port}/ (port 8080 is taken)\n`);
 });
 
+Deno.test("main() does not use a port at which another program would get its requests", async (t) => {
+  const { listen, serve } = Deno;
+  await each(t, ["0.0.0.0", "127.0.0.1"], (taken) => taken, async (taken) => {
+    try {
+      Deno.listen = ((options: Deno.ListenOptions) => { // as on macOS, where `::` would be free
+        if (options.hostname === taken) throw new Deno.errors.AddrInUse();
+        return listen({ ...options, port: 0 });
+      }) as typeof listen;
+      Deno.serve = (() => fail("the server started")) as typeof serve;
+      const sentence = "http-server: port 1 is taken; choose another with --port, or --port 0 for any.\n";
+      assertEquals(await runMain(["--port", "1"]), { code: 1, stdout: "", stderr: sentence });
+    } finally {
+      Object.assign(Deno, { listen, serve });
+    }
+  });
+});
+
 function tryListen(port: number): Deno.Listener | undefined {
   try {
     return Deno.listen({ hostname: "0.0.0.0", port });
