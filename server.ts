@@ -2537,7 +2537,7 @@ function listen({ host: named, port, cert, key }: Command, handler: Deno.ServeHa
       if (error instanceof Deno.errors.AddrInUse || isReserved && first !== last) continue;
       if (port > first) break; // --allow-net covers one port only: report that the first is taken
       const files = cert === undefined ? "" : ` with ${cert} and ${key}`;
-      throw new Error(`cannot listen on ${bracketed(host)}:${port}${files}: ${errorMessage(error)}`);
+      throw new Error(`cannot listen on ${host}, port ${port}${files}: ${errorMessage(error)}`);
     }
   }
   throw new Error(`port ${first} is taken; choose another with --port, or --port 0 for any`);
@@ -2555,15 +2555,7 @@ function everyInterface(): string {
   }
 }
 
-/** Returns an address for a URL: IPv6 in brackets (RFC 3986, 3.2.2). */
-function bracketed(address: string): string {
-  return address.includes(":") ? `[${address}]` : address;
-}
-
-/**
- * Prints the addresses, the folder and the options, up to an empty line. If only the log goes to a file, a person sees them
- * on stderr.
- */
+/** Prints the addresses, the folder and the options, up to an empty line; on stderr if only the log goes to a file. */
 function announce(command: Command, root: string, { hostname, port }: Deno.NetAddr): void {
   const { host, port: named, https, cert, auth } = command;
   const isSecure = https || cert !== undefined;
@@ -2582,7 +2574,8 @@ function announce(command: Command, root: string, { hostname, port }: Deno.NetAd
   if (isTerminal) print();
   for (const [index, host] of hosts.entries()) {
     const label = index > 0 || isPublic && !isEverywhere ? "Network" : "Local  ";
-    const url = `${isSecure ? "https" : "http"}://${bracketed(host)}:${port}${base}/`;
+    const authority = `${host.includes(":") ? `[${host}]` : host}:${port}`; // IPv6 needs brackets (RFC 3986, 3.2.2)
+    const url = `${isSecure ? "https" : "http"}://${authority}${base}/`;
     print("%s  %c%s%c%s", label, "font-weight: bold; color: green", url, "", index === 0 ? note : "");
   }
   print(`Version  http-server ${VERSION}`);

@@ -5727,16 +5727,16 @@ Deno.test("main() reports a run-time error in one sentence with exit code 1", as
     [
       [],
       [`--allow-read=${www}`],
-      /^http-server: cannot listen on 0\.0\.0\.0:8080: Requires net access to .*, run again with the --allow-net flag\.\n$/,
+      /^http-server: cannot listen on 0\.0\.0\.0, port 8080: Requires net access to .*, run again with the --allow-net flag\.\n$/,
     ],
     [
       [site.root],
       ["--allow-net", `--allow-read=${www}`],
       /^http-server: cannot read the folder .*: Requires read access to .*\.\n$/,
     ],
-    [["--host", "192.0.2.1"], PERMISSIONS, /^http-server: cannot listen on 192\.0\.2\.1:0: .*\.\n$/],
+    [["--host", "192.0.2.1"], PERMISSIONS, /^http-server: cannot listen on 192\.0\.2\.1, port 0: .*\.\n$/],
     [["--host", "127.0.0.1:80"], ["--allow-net=127.0.0.1", "--allow-read"], /^http-server: cannot listen on .*\.\n$/],
-    [["--host", "no host"], PERMISSIONS, /^http-server: cannot listen on no host:0: .*\.\n$/],
+    [["--host", "no host"], PERMISSIONS, /^http-server: cannot listen on no host, port 0: .*\.\n$/],
     [
       ["--cert", cert, "--key", cert, www],
       ["--allow-net", `--allow-read=${www}`],
@@ -5745,7 +5745,7 @@ Deno.test("main() reports a run-time error in one sentence with exit code 1", as
     [
       ["--cert", cert, "--key", cert],
       PERMISSIONS,
-      /^http-server: cannot listen on .*:0 with .*cert\.pem and .*cert\.pem: .*\.\n$/,
+      /^http-server: cannot listen on .*, port 0 with .*cert\.pem and .*cert\.pem: .*\.\n$/,
     ],
   ];
   const check = ([, , sentence]: typeof cases[number], { code, stdout, stderr }: Finished) => {
@@ -6047,7 +6047,7 @@ Deno.test({
     const mismatch = await within(runMain(["--port", "0", ...other, site.root]), "the refusal of a wrong key");
     assertMatch(
       mismatch.stderr,
-      /^http-server: cannot listen on .*:0 with .*cert\.pem and .*other\.pem: .*(?:match|Mismatch).*\.\n$/,
+      /^http-server: cannot listen on .*, port 0 with .*cert\.pem and .*other\.pem: .*(?:match|Mismatch).*\.\n$/,
     );
     assertEquals(mismatch.code, 1);
   },
