@@ -2333,36 +2333,30 @@ function parseFlags(args: string[]) {
     const message = sentence.replace(/^O|^U/, (letter) => letter.toLowerCase())
       .replace(/(?: <value>)?' argument missing$/, "' needs a value")
       .replace("' argument is ambiguous", "' needs a value that does not begin with a dash");
-    const [, name] = /^Unknown option '-+(.+)'$/.exec(sentence) ?? [];
-    throw new UsageError(`${message}; ${name && insteadOf(name) || "--help lists the options"}`);
+    const [, name = ""] = /^Unknown option '-+(.+)'$/.exec(sentence) ?? [];
+    throw new UsageError(`${message}; ${insteadOf(name)}`);
   }
 }
 
-/** Names of options in `serve`, npm's `http-server`, `live-server` and `python3 -m http.server`, and what to do here. */
+/** Options of `serve`, npm's `http-server` and `python3 -m http.server`, and what to use here. */
 const OTHER_NAMES: [RegExp, instead: string][] = [
-  [/^(?:single|entry-file)$/, "use --spa"],
+  [/^single$/, "use --spa"],
   [/^s$/, "use --spa for a single-page app, or --quiet"],
-  [/^(?:silent|L|no-request-logging)$/, "use --quiet"],
-  [/^(?:b|bind|address|l|listen)$/, "use --host and --port"],
-  [/^(?:d|dir|directory|root)$/, "give the folder without an option"],
-  [/^(?:S|K|C|ssl|tls)(?:-|$)/, "use --https, or --cert and --key"],
-  [/^(?:w|watch|reload|livereload)$/, "use --live"],
-  [/^(?:o|open|browser|no-browser)$/, "open the printed address in a browser"],
+  [/^(?:b|bind|l|listen)$/, "use --host and --port"],
+  [/^(?:d|directory)$/, "give the folder without an option"],
+  [/^(?:S|ssl-cert|tls-cert)$/, "use --https, or --cert and --key"],
+  [/^(?:w|watch)$/, "use --live"],
+  [/^(?:o|open)$/, "open the printed address in a browser"],
   [/^(?:c|cache)$/, "use --max-age"],
   [/^v$/, "use --version"],
-  [/^(?:g|gzip|brotli|compress|compression)$/, "responses are compressed unless --no-compress"],
-  [/^(?:u|no-gzip|no-compression)$/, "use --no-compress"],
-  [/^(?:i|autoindex|listings?|index)$/, "folders are listed unless --no-listing"],
-  [/^(?:user|username|password|htpasswd)$/, "use --auth USER:PASSWORD"],
-  [/^(?:P|proxy|cgi|middleware)(?:-|$)/, "this server only serves files"],
 ];
 
-/** Returns what to use instead of an unknown option, or undefined. */
-function insteadOf(name: string): string | undefined {
+/** Returns what to use instead of an unknown option. */
+function insteadOf(name: string): string {
   const [, instead] = OTHER_NAMES.find(([names]) => names.test(name)) ?? [];
   const start = name.toLowerCase();
   const similar = Object.keys(FLAGS).find((flag) => flag.startsWith(start) || start.startsWith(flag));
-  return instead ?? (similar && start.length > 1 ? `use --${similar}` : undefined);
+  return instead ?? (similar && start.length > 1 ? `use --${similar}` : "--help lists the options");
 }
 
 function parseNumber(flag: string, value: string | undefined, most: number): number | undefined {

@@ -5263,7 +5263,7 @@ Deno.test("main() reports a usage error in one sentence with exit code 2", async
   const cases: [string[], string][] = [
     [["--nope"], "unknown option '--nope'; --help lists the options."],
     [["-x"], "unknown option '-x'; --help lists the options."],
-    [["--listing"], "unknown option '--listing'; folders are listed unless --no-listing."],
+    [["--listing"], "unknown option '--listing'; --help lists the options."],
     [["--dotfile"], "unknown option '--dotfile'; use --dotfiles."],
     [["--no-dotfiles"], "unknown option '--no-dotfiles'; --help lists the options."],
     [["--no-list"], "unknown option '--no-list'; use --no-listing."],
@@ -5280,8 +5280,6 @@ Deno.test("main() reports a usage error in one sentence with exit code 2", async
     [["-o"], "unknown option '-o'; open the printed address in a browser."],
     [["-c-1"], "unknown option '-c'; use --max-age."],
     [["--cache", "9"], "unknown option '--cache'; use --max-age."],
-    [["--gzip"], "unknown option '--gzip'; responses are compressed unless --no-compress."],
-    [["--proxy", "x"], "unknown option '--proxy'; this server only serves files."],
     [["--cors=*"], "option '--cors' does not take an argument; --help lists the options."],
     [["--spa=yes"], "option '--spa' does not take an argument; --help lists the options."],
     [["--port"], "option '-p, --port' needs a value; --help lists the options."],
