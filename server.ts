@@ -2368,10 +2368,7 @@ function parseNumber(flag: string, value: string | undefined, most: number): num
 
 function parseHost(host: string): string {
   const isRight = /^\.?[\w-]+(?:\.[\w-]+)*\.?(?::\d+)?$/.test(host);
-  checkUsage(
-    isRight,
-    `--allow-host must be a name, such as example.com, or .example.com for all under it, not "${host}"`,
-  );
+  checkUsage(isRight, `--allow-host must be a name such as example.com or .example.com, not "${host}"`);
   return host;
 }
 

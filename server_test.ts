@@ -5314,7 +5314,7 @@ Deno.test("main() reports a usage error in one sentence with exit code 2", async
     [["--cert", cert, "--key", missing, site.root], `--key: no such file: ${missing}.`],
     ...["http://example.com/", "*.example.com", "", "a b"].map((name): [string[], string] => [
       ["--allow-host", name],
-      `--allow-host must be a name, such as example.com, or .example.com for all under it, not "${name}".`,
+      `--allow-host must be a name such as example.com or .example.com, not "${name}".`,
     ]),
     [["8000"], `there is no folder ${join(Deno.cwd(), "8000")}; for a port, use --port 8000.`],
     [["--live", "--max-age", "1"], "leave out --max-age: with --live, browsers revalidate every file."],
