@@ -2308,6 +2308,9 @@ function parseCommand(args: string[]) {
   checkUsage(!https || !cert && !key, "leave out --https to use the certificate of --cert and --key");
   checkUsage(!cert === !key && cert !== "" && key !== "", "--cert and --key must be given together, each with a file");
   checkUsage(auth === undefined || CREDENTIALS.test(auth), `--${CREDENTIALS_SYNTAX}`);
+  const names = values["allow-host"] ?? [];
+  const wrong = names.find((name) => !/^\.?[\w-]+(?:\.[\w-]+)*\.?(?::\d+)?$/.test(name));
+  checkUsage(wrong === undefined, `--allow-host must be a name such as example.com or .example.com, not "${wrong}"`);
   checkUsage(live || ignore === undefined, "--ignore needs --live");
   checkUsage(!live || maxAge === undefined, "leave out --max-age: with --live, browsers revalidate every file");
   const host = values.host?.replace(/^\[(.*)\]$/, "$1"); // an IPv6 address as in a URL
@@ -2320,7 +2323,7 @@ function parseCommand(args: string[]) {
     compress: !values["no-compress"],
     headers: values.header?.map(parseHeader),
     maxAge: parseNumber("--max-age", maxAge, MAX_AGE_LIMIT),
-    allowHosts: [...values["allow-host"]?.map(parseHost) ?? [], ...host === undefined ? [] : [host]],
+    allowHosts: [...names, ...host === undefined ? [] : [host]],
   };
 }
 
@@ -2364,12 +2367,6 @@ function parseNumber(flag: string, value: string | undefined, most: number): num
   const isRight = /^\d{1,10}$/.test(value) && Number(value) <= most;
   checkUsage(isRight, `${flag} must be a whole number from 0 to ${most}, not "${value}"`);
   return Number(value);
-}
-
-function parseHost(host: string): string {
-  const isRight = /^\.?[\w-]+(?:\.[\w-]+)*\.?(?::\d+)?$/.test(host);
-  checkUsage(isRight, `--allow-host must be a name such as example.com or .example.com, not "${host}"`);
-  return host;
 }
 
 function parseHeader(header: string): [name: string, value: string] {
