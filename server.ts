@@ -676,15 +676,9 @@ class Files {
     return serveDir(new Request(url, { method }), { fsRoot, showIndex: false, showDotfiles: true, quiet: true });
   }
 
-  /** Yields the names in a folder in batches. Throws PermissionDenied if the folder can't be read. */
-  async *list(folder: Entry, batch: number): AsyncGenerator<Deno.DirEntry[]> {
-    let names: Deno.DirEntry[] = [];
-    for await (const name of Deno.readDir(folder.realPath)) {
-      if (names.push(name) < batch) continue;
-      yield names;
-      names = [];
-    }
-    yield names;
+  /** Returns the names in a folder. Throws PermissionDenied if the folder can't be read. */
+  list(folder: Entry): AsyncIterable<Deno.DirEntry> {
+    return Deno.readDir(folder.realPath);
   }
 
   /** Returns the row of a listing for a name in a folder, or undefined if a request for it would not be served. */
@@ -1132,8 +1126,7 @@ type Order = "asc" | "desc";
 /** What the query of a listing selects: `?sort=`, `?order=`, `?q=` and `?view=`. */
 type View = { sort: string; order: Order; filter: string; isGrid: boolean };
 
-const BATCH = 250; // names to stat before yielding to other requests
-const PIECE = 1000; // rows to render at a time
+const BATCH = 250; // names to handle before yielding to other requests
 const FILTER_LENGTH = 1024; // characters; normalizing a longer filter could block the server
 
 /** Lists folders: as a page, or as JSON for clients that prefer it. */
@@ -1179,17 +1172,31 @@ class Listings {
   async #renderBytes(folder: Entry, view: View, isJson: boolean): Promise<Bytes> {
     const filter = normalizeForSearch(view.filter);
     const compare = compareBy(view);
-    const entries: ListedEntry[] = [];
-    for await (const batch of this.files.list(folder, BATCH)) {
-      const matching = batch.filter(({ name }) => filter === "" || normalizeForSearch(name).includes(filter));
-      const rows = matching.map((name) => this.files.statEntry(folder, name));
-      entries.push(...rows.filter((row) => row !== undefined).sort(compare)); // sorted parts speed up the final sort
-      if (batch.length === BATCH) await delay(0);
-    }
+    const entries = await inBatches(this.files.list(folder), (batch) => {
+      const matching = batch.filter(({ name }) => normalizeForSearch(name).includes(filter));
+      const listed = matching.map((name) => this.files.statEntry(folder, name)).filter((entry) => entry !== undefined);
+      return listed.sort(compare); // sorted parts speed up the final sort
+    });
     entries.sort(compare);
+    const render = isJson ? renderJsonItem : (entry: ListedEntry) => renderRow(entry, view);
+    const rows = (await inBatches(entries, (batch) => [batch.map(render).join("")])).join("");
     const names = [basename(this.files.root) || "/", ...folder.path.split("/").filter(Boolean)];
-    return await encodePieces(isJson ? renderJson(entries) : renderPage(entries, names, view));
+    return new TextEncoder().encode(isJson ? `[${rows.slice(1)}\n]\n` : renderPage(entries, rows, names, view));
   }
+}
+
+/** Handles items in batches and yields to other requests in between. */
+async function inBatches<T, Result>(items: Iterable<T> | AsyncIterable<T>, handle: (batch: T[]) => Result[]) {
+  const results: Result[] = [];
+  let batch: T[] = [];
+  for await (const item of items) {
+    if (batch.push(item) < BATCH) continue;
+    results.push(...handle(batch));
+    batch = [];
+    await delay(0);
+  }
+  results.push(...handle(batch));
+  return results;
 }
 
 function parseView(query: string): View {
@@ -1221,35 +1228,10 @@ function normalizeForSearch(text: string): string {
   return text.normalize("NFD").toLowerCase();
 }
 
-/** Encodes pieces of text. As one long string, the text of a big listing would take ten times the memory of its bytes. */
-async function encodePieces(pieces: Iterable<string>): Promise<Bytes> {
-  const encoder = new TextEncoder();
-  let buffer = new ArrayBuffer(64 << 10);
-  let size = 0;
-  for (const piece of pieces) {
-    const maxSize = size + 3 * piece.length;
-    if (maxSize > buffer.byteLength) buffer = buffer.transfer(2 * maxSize); // frees the old memory at once
-    size += encoder.encodeInto(piece, new Uint8Array(buffer, size)).written;
-    if (piece.length > 50 * PIECE) await delay(0);
-  }
-  return new Uint8Array(buffer.transfer(size));
-}
-
-/** Renders rows in pieces. */
-function* renderRows(entries: ListedEntry[], render: (entry: ListedEntry) => string): Generator<string> {
-  for (let start = 0; start < entries.length; start += PIECE) {
-    yield entries.slice(start, start + PIECE).map(render).join("");
-  }
-}
-
-/** Renders the format of nginx's `autoindex_format json`. */
-function* renderJson(entries: ListedEntry[]): Generator<string> {
-  yield* renderRows(entries, (entry) => {
-    const { name, isFile, size, mtime } = entry;
-    const item = { name, type: isFile ? "file" : "directory", mtime: new Date(mtime).toUTCString() };
-    return `${entry === entries[0] ? "[" : ","}\n${JSON.stringify(isFile ? { ...item, size } : item)}`;
-  });
-  yield `${entries.length === 0 ? "[" : ""}\n]\n`;
+/** Renders an item in the format of nginx's `autoindex_format json`, after a comma. */
+function renderJsonItem({ name, isFile, size, mtime }: ListedEntry): string {
+  const item = { name, type: isFile ? "file" : "directory", mtime: new Date(mtime).toUTCString() };
+  return `,\n${JSON.stringify(isFile ? { ...item, size } : item)}`;
 }
 
 /** Kinds of files by extension. Each kind has an icon, and the grid previews pictures and videos. */
@@ -1371,7 +1353,7 @@ const PAGE_SCRIPT = `{
 }`;
 
 /** Renders the page. It works without scripts; a strict content-security policy only removes its style. */
-function* renderPage(entries: ListedEntry[], names: string[], view: View): Generator<string> {
+function renderPage(entries: ListedEntry[], rows: string, names: string[], view: View): string {
   const { filter, isGrid } = view;
   const isEmpty = entries.length === 0 && filter === "";
   const suffix = isGrid ? "?view=grid" : ""; // the grid stays on in other folders
@@ -1379,17 +1361,14 @@ function* renderPage(entries: ListedEntry[], names: string[], view: View): Gener
     const up = "../".repeat(names.length - 1 - index);
     return up === "" ? nameHtml(name) : `<a href="${up}${suffix}">${nameHtml(name)}</a>`;
   });
-  const parent = names.length > 1 ? `<a href="../${suffix}" rel="up" aria-label="Parent folder">\u2191</a>\n` : "";
+  const parent = names.length > 1 ? `<a href="../${suffix}" rel="up" aria-label="Parent folder">&uarr;</a>\n` : "";
   const all = `<a href="${queryOf({ ...view, filter: "" })}"${filter === "" ? " hidden" : ""}>Show all</a>`;
-  yield `${pageHead(escapeHtml(names.at(-1)!), PAGE_STYLE)}<body${isGrid ? " class=grid" : ""}>
+  const table = `<table><thead><tr>${renderColumns(view)}</thead><tbody>\n${rows}</tbody></table>\n`;
+  return `${pageHead(escapeHtml(names.at(-1)!), PAGE_STYLE)}<body${isGrid ? " class=grid" : ""}>
 <header>${parent}<h1>${crumbs.join(" / ")}</h1>
 ${isEmpty ? "" : renderForm(view)}</header>
 <p><span role="status">${summarize(entries, filter)}</span> ${all}</p>
-`;
-  if (isEmpty) return;
-  yield `<table><thead><tr>${renderColumns(view)}</thead><tbody>\n`;
-  yield* renderRows(entries, (entry) => renderRow(entry, isGrid, suffix));
-  yield `</tbody></table>\n<script>${PAGE_SCRIPT}</script>\n`;
+${isEmpty ? "" : `${table}<script>${PAGE_SCRIPT}</script>\n`}`;
 }
 
 function renderForm(view: View): string {
@@ -1432,11 +1411,11 @@ function summarize(entries: ListedEntry[], filter: string): string {
   return `${counts.join(", ")}${files.length === 0 ? "" : `, ${size}`}`;
 }
 
-function renderRow({ name, isFile, size, mtime }: ListedEntry, isGrid: boolean, suffix: string): string {
+function renderRow({ name, isFile, size, mtime }: ListedEntry, { isGrid }: View): string {
   const kind = isFile ? KIND_OF.get(extname(name).toLowerCase()) : "folder";
   const url = relativeUrl(name);
   const preview = isGrid ? renderPreview(url, kind) : "";
-  const link = `<a href="${url}${isFile ? "" : `/${suffix}`}">${preview}${nameHtml(name)}</a>`;
+  const link = `<a href="${url}${isFile ? "" : `/${isGrid ? "?view=grid" : ""}`}">${preview}${nameHtml(name)}</a>`;
   const exact = `${size}`.replace(/\B(?=(?:\d{3})+$)/g, ","); // `toLocaleString` would take longer than the rest
   const time = formatTime(mtime);
   const sizeCell = isFile ? `<td title="${exact} bytes">${formatSize(size)}` : "<td>";
