@@ -1250,75 +1250,57 @@ const ICONS = {
 };
 const ICON_STYLE = Object.entries(ICONS).map(([kind, path]) => `.${kind} a { --icon: path(evenodd, "${path}") }`);
 
-/** The style of the grid, and of the list on a phone: the size and date are below the name. */
-const STACKED = `table, thead, tbody { display: block }
-thead tr { display: flex }
-th:nth-child(n) { width: auto; border: 0 }
-th:nth-child(n) a { flex-direction: row }
-tbody tr { display: grid; grid-template-columns: auto minmax(0, 1fr); border-bottom: 1px solid var(--line) }
-td { border: 0 }
-td:first-child { grid-area: 1 / 1 / 3 / 3; min-width: 0 }
-td a { padding-bottom: 2rem }
-td ~ td { grid-area: 2 / 1; padding: 0 0 .5rem 2.75rem; text-align: left; pointer-events: none }
-td ~ td + td { grid-column: 2; padding-left: 0 }
-td[title] { padding-right: .5rem }`;
-
 const PAGE_STYLE = `body { max-width: 64rem }
 header, form { display: flex; flex-wrap: wrap; align-items: baseline; gap: .75rem }
-h1 { flex: 1; min-width: 12rem; margin: 0; font-size: 1.25rem }
-h1 a { font-weight: normal }
-header a { display: inline-grid; align-content: center }
-header > a { width: 20px; text-align: center }
-form { flex: 0 1 22rem; flex-wrap: nowrap }
-input, form a { padding: .375rem .75rem; border: 1px solid var(--edge); border-radius: .5rem }
+header a { text-align: center }
+h1 { flex: 3 12rem; margin: 0; font-size: 1.25rem }
+h1 a { display: inline-block; margin: 1px 0; padding: 0 .5rem; border-radius: .5rem; background: var(--hover) }
+h1 a, th { font-weight: normal }
+form { flex: 1 20rem }
 input { flex: 1; min-width: 0; background: none; color: inherit; font: inherit }
-table { width: calc(100% + 1.5rem); margin: 0 -.75rem; table-layout: fixed; border-collapse: collapse }
-th, td { padding: 0; border-bottom: 1px solid var(--line); font-weight: normal; text-align: left }
-th:nth-child(2) { width: 7rem }
-th:nth-child(3) { width: 11rem }
-th a { display: inline-flex; align-items: center; gap: .375rem; padding: .5rem .75rem }
-th ~ th a { flex-direction: row-reverse }
-th ~ th, td ~ td { text-align: right }
-th, td ~ td, p { font-size: .875rem }
-td ~ td { padding: 0 .75rem; white-space: nowrap; font-variant-numeric: tabular-nums }
-p a { margin-left: .5rem }
-h1, h1 a, th a, td ~ td, p, ::placeholder { color: var(--muted) }
-h1 > bdi, td a, [aria-sort] a { color: var(--text) }
-[aria-sort=ascending] a::after { content: "\\2191" / "" }
-[aria-sort=descending] a::after { content: "\\2193" / "" }
+input, header > a, form a { padding: .375rem .75rem; border: 1px solid var(--edge); border-radius: .5rem }
+table, thead, tbody { display: block }
+table { margin: 0 -.75rem }
+tr { display: grid; grid-template-columns: 1fr minmax(auto, 7rem) minmax(auto, 10rem); align-items: baseline }
+tr { position: relative; container-type: inline-size; border-bottom: 1px solid var(--line) }
 tbody tr:hover { background: var(--hover) }
+th, td { padding: 0; text-align: left }
+th a { display: inline-block; padding: .5rem .75rem; white-space: nowrap }
+th ~ th, td ~ td { text-align: right }
+td ~ td { padding: 0 .75rem; white-space: nowrap; font-variant-numeric: tabular-nums }
+th, td ~ td, p { font-size: .875rem }
+th a, td ~ td, p, ::placeholder { color: var(--muted) }
+td a, [aria-sort] a { color: var(--text) }
+[aria-sort=ascending] a::after { content: " \\2191" / "" }
+[aria-sort=descending] a::after { content: " \\2193" / "" }
 td a { display: flex; gap: .75rem; padding: .5rem .75rem; outline-offset: -2px; --icon: path(evenodd, "${FILE_ICON}") }
-td a > bdi { min-width: 0; white-space: pre-wrap }
-td a::before { content: ""; flex: none; width: 20px; height: 20px; margin-top: 2px }
-td a::before, img::after { background: var(--muted); clip-path: var(--icon) }
-.folder a::before { background: var(--folder) }
+td a > bdi { align-self: baseline; min-width: 0; white-space: pre-wrap }
+td a::before, img::before { content: ""; flex: none; width: 20px; height: 20px; margin-top: 2px }
+td a::before, img::before { background: var(--muted); clip-path: var(--icon) }
+.folder a::before { background: light-dark(#3d8bdf, #5ea4ec) }
 ${ICON_STYLE.join("\n")}
 bdi bdi::before { content: attr(title); padding: 0 .25em; border: 1px solid; border-radius: .25em; font-size: .75em }
 [hidden] { display: none !important }
-@media (max-width: 40rem) {
-body { padding: 1rem }
-form { flex-basis: 100% }
-${STACKED}
+@container (max-width: 36rem) {
+td { grid-column: 1 / -1 }
+td ~ td { grid-row: 2; margin-top: -.375rem; padding-bottom: .5rem }
+td ~ td + td { padding-left: 2.75rem; text-align: left }
+td a::after { content: ""; position: absolute; inset: 0 } /* the whole row is the link */
 }
-.grid { max-width: none; ${STACKED} }
-.grid tbody { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)); gap: .5rem }
-.grid tbody tr { border: 0; border-radius: .75rem; grid-template-rows: 1fr auto }
-.grid td a { display: grid; grid-template: auto 1fr / 100%; gap: .5rem; padding: .5rem .75rem 2rem }
-.grid td a { box-sizing: border-box; height: 100%; border-radius: .75rem }
-.grid td a > :first-child { grid-area: 1 / 1; position: relative; width: 100%; aspect-ratio: 4 / 3; object-fit: contain }
-.grid td a > :first-child { overflow: hidden; border-radius: .5rem; background: var(--hover) }
-.grid img::before { content: ""; position: absolute; inset: 0; background: var(--hover) } /* of a broken picture */
-.grid img::after { content: ""; position: absolute; inset: calc(50% - 10px); scale: 2.5 }
-.grid td a > bdi { display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical; overflow: hidden }
-.grid td a::before { grid-area: 1 / 1; place-self: center; margin: 0; scale: 2.5; z-index: 1 }
+.grid { max-width: none }
+.grid tbody { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr)) }
+.grid tbody { gap: .75rem; margin: .75rem }
+.grid tbody tr { grid-template-columns: 1fr; align-content: start; overflow: hidden }
+.grid tbody tr { border: 0; border-radius: .5rem; background: var(--hover) }
+.grid td a { padding-top: calc(75% + .5rem) } /* below a preview of 4 to 3 with an icon in the middle */
+.grid td a::before, img::before { position: absolute; z-index: 1; top: 0; left: 50%; scale: 2.5 }
+.grid td a::before, img::before { margin: calc(37.5% - 10px) -10px }
+.grid img::after { content: ""; position: absolute; inset: 0; background: var(--hover) } /* of a broken picture */
+.grid img, .grid video { position: absolute; top: 0; left: 0; width: 100%; aspect-ratio: 4 / 3; object-fit: contain }
 .grid .picture a::before { display: none }
-.grid .video a::before { place-self: end start; margin: .5rem; scale: 1; background: #fff; mix-blend-mode: difference }
-.grid td ~ td { padding: 0 .75rem .5rem; font-size: .75rem }
-.grid td ~ td + td { padding-left: 0; text-align: right }
-@media (pointer: coarse) {
-header > a { margin: 0 -.75rem }
-h1 a { margin: 2px 0; padding: 0 .5rem; border-radius: .5rem; background: var(--hover); text-align: center }
-}`;
+.grid .video a::before { background: #fff; mix-blend-mode: difference }
+.grid td ~ td { font-size: .75rem }
+.grid td ~ td + td { padding-left: .75rem }`;
 
 /** Filters while one types. Without it, or if a policy blocks it, Enter submits the form. */
 const PAGE_SCRIPT = `{
@@ -1418,7 +1400,7 @@ function renderRow({ name, isFile, size, mtime }: ListedEntry, query: Query): st
 
 function renderPreview(url: string, kind?: string): string {
   if (kind === "picture") return `<img loading="lazy" src="${url}" alt="">`;
-  return kind === "video" ? `<video preload="metadata" muted src="${url}#t=.001"></video>` : "<i></i>";
+  return kind === "video" ? `<video preload="metadata" muted src="${url}#t=.001"></video>` : "";
 }
 
 /** Returns a name as HTML. Bidirectional controls could disguise an extension: each is isolated, and the style shows its code. */
@@ -1653,15 +1635,13 @@ function withoutBody(response: Response): Response {
 const BASE_STYLE = `:root {
 color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; background: light-dark(#fff, #101418); color: var(--text);
 --text: light-dark(#1c2126, #e3e8ee); --muted: light-dark(#5c656f, #98a2ae); --link: light-dark(#0a58ca, #7fb4ff);
---edge: light-dark(#868e98, #6b7580); --line: light-dark(#e3e7eb, #262c33); --hover: light-dark(#f2f4f7, #1b2128);
---folder: light-dark(#3d8bdf, #5ea4ec) }
-body { margin: 0 auto; padding: 1.5rem; overflow-wrap: anywhere }
+--edge: light-dark(#868e98, #6b7580); --line: light-dark(#e3e7eb, #262c33); --hover: light-dark(#f2f4f7, #1b2128) }
+body { margin: 0 auto; padding: min(1.5rem, 4vw); overflow-wrap: anywhere }
 a { color: var(--link); text-decoration: none }
 a:hover { text-decoration: underline }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 1px }
 @media (pointer: coarse) {
-a, input { display: inline-block; box-sizing: border-box; min-width: 2.75rem; min-height: 2.75rem }
-p a { padding: .75rem }
+a, input { display: inline-block; box-sizing: border-box; min-width: 2.75rem; min-height: 2.75rem; align-content: center }
 }`;
 
 /** Returns the start of a page; `style` is added to the style of all pages. */

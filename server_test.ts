@@ -3612,10 +3612,10 @@ Deno.test("handler() shows previews in the grid, which stays on", async () => {
   const empty = '<td title="0 bytes">0 B<td>';
   for (
     const row of [
-      '<tr class=folder><td><a href="c/?view=grid"><i></i><bdi>c</bdi></a><td><td>',
-      `<tr><td><a href="n"><i></i><bdi>n</bdi></a>${empty}`,
+      '<tr class=folder><td><a href="c/?view=grid"><bdi>c</bdi></a><td><td>',
+      `<tr><td><a href="n"><bdi>n</bdi></a>${empty}`,
       `<tr class=picture><td><a href="p%20q.JPG"><img loading="lazy" src="p%20q.JPG" alt=""><bdi>p q.JPG</bdi></a>${empty}`,
-      `<tr class=sound><td><a href="s.mp3"><i></i><bdi>s.mp3</bdi></a>${empty}`,
+      `<tr class=sound><td><a href="s.mp3"><bdi>s.mp3</bdi></a>${empty}`,
       '<tr class=video><td><a href="v.mp4"><video preload="metadata" muted src="v.mp4#t=.001"></video><bdi>v.mp4</bdi></a>',
     ]
   ) assertMatch(text, new RegExp(row.replace(/[.?]/g, "\\$&") + (row.includes("video") ? "" : date)));
