@@ -1303,24 +1303,23 @@ td a::after { content: ""; position: absolute; inset: 0 } /* the whole row is th
 .grid td ~ td + td { padding-left: .75rem }`;
 
 /** Filters while one types. Without it, or if a policy blocks it, Enter submits the form. */
-const PAGE_SCRIPT = `{
-  const [input, status, all] = ["input", "[role=status]", "p a"].map((one) => document.querySelector(one));
-  const rows = [...document.querySelectorAll("tbody tr")];
-  const fold = (text) => text.normalize("NFD").toLowerCase();
-  const summary = status.textContent;
-  let names, timer;
-  input.oninput = () => {
-    const [filter, given] = [fold(input.value), fold(input.defaultValue)];
-    clearTimeout(timer);
-    if (!filter.includes(given)) return timer = setTimeout(() => input.form.submit(), 300); // names are missing
-    names ??= rows.map((row) => fold(row.querySelector("a").textContent));
-    rows.forEach((row, index) => row.hidden = !names[index].includes(filter));
-    const count = rows.filter((row) => !row.hidden).length;
-    const text = count === 0 ? "No names contain \\u201c" + input.value + "\\u201d." : count + " of " + rows.length + " names";
-    status.textContent = filter === given ? summary : text;
-    all.hidden = filter === "";
-  };
-}`;
+const PAGE_SCRIPT = `
+const [input, status, all] = ["input", "[role=status]", "p a"].map((one) => document.querySelector(one));
+const rows = [...document.querySelectorAll("tbody tr")];
+const summary = status.textContent;
+const normalize = (text) => text.normalize("NFD").toLowerCase();
+let timer;
+input.oninput = () => {
+  clearTimeout(timer);
+  if (input.defaultValue !== "") return timer = setTimeout(() => input.form.submit(), 300); // rows are missing
+  const filter = normalize(input.value);
+  for (const row of rows) row.hidden = !normalize(row.querySelector("a").textContent).includes(filter);
+  const count = rows.filter((row) => !row.hidden).length;
+  const text = count ? count + " of " + rows.length + " names" : "No names contain \\u201c" + input.value + "\\u201d.";
+  status.textContent = filter === "" ? summary : text;
+  all.hidden = filter === "";
+};
+`;
 
 /** Renders the page. It works without scripts; a strict content-security policy only removes its style. */
 function renderPage(entries: ListedEntry[], rows: string, names: string[], query: Query): string {
@@ -1337,7 +1336,7 @@ function renderPage(entries: ListedEntry[], rows: string, names: string[], query
   return `${pageHead(escapeHtml(names.at(-1)!), PAGE_STYLE)}<body class="${query.view}">
 <header>${parent}<h1>${crumbs.join(" / ")}</h1>${isEmpty ? "" : renderForm(query)}</header>
 <p><span role="status">${summarize(entries, query.q)}</span> ${all}</p>
-${isEmpty ? "" : `${table}<script>${PAGE_SCRIPT}</script>\n`}`;
+${isEmpty ? "" : `${table}<script type="module">${PAGE_SCRIPT}</script>\n`}`;
 }
 
 function renderForm(query: Query): string {
