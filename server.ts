@@ -1391,10 +1391,8 @@ function renderRow({ name, isFile, size, mtime }: ListedEntry, query: Query): st
   const url = escapeHtml((name.includes(":") ? "./" : "") + encodePath(name)); // `a:b` has a scheme (RFC 3986, 4.2)
   const target = isFile ? url : folderUrl(`${url}/`, query);
   const link = `<a href="${target}">${isGrid ? renderPreview(url, kind) : ""}${nameHtml(name)}</a>`;
-  const exact = `${size}`.replace(/\B(?=(?:\d{3})+$)/g, ","); // `toLocaleString` would take longer than the rest
-  const sizeCell = isFile ? `<td title="${exact} bytes">${formatSize(size)}` : "<td>";
-  const time = formatTime(mtime);
-  return `<tr${kind ? ` class=${kind}` : ""}><td>${link}${sizeCell}<td>${isGrid ? time.slice(0, 10) : time}\n`;
+  const time = isGrid ? formatTime(mtime).slice(0, 10) : formatTime(mtime);
+  return `<tr${kind ? ` class=${kind}` : ""}><td>${link}<td>${isFile ? formatSize(size) : ""}<td>${time}\n`;
 }
 
 function renderPreview(url: string, kind?: string): string {
