@@ -1408,11 +1408,10 @@ function nameHtml(name: string): string {
   return `<bdi>${html}</bdi>`;
 }
 
-/** Formats a time as local date and time, or "" if no calendar has it. */
+/** Formats a time as local date and time, or "" for times before 1970 and after 9999. */
 function formatTime(time: number): string {
   const local = new Date(time - new Date(time).getTimezoneOffset() * 60_000); // its UTC fields are the local time
-  const isInCalendar = time !== 0 && local.getUTCFullYear() >= 0 && local.getUTCFullYear() <= 9999; // false for NaN
-  return isInCalendar ? local.toISOString().slice(0, 16).replace("T", " ") : "";
+  return time > 0 && local.getUTCFullYear() <= 9999 ? local.toISOString().slice(0, 16).replace("T", " ") : "";
 }
 
 function formatSize(bytes: number): string {
