@@ -411,8 +411,8 @@ interface Entry extends Version {
 /** An open file and the entry that describes it. */
 type Opened = { file: Deno.FsFile; entry: Entry };
 
-/** The contents of a file, or the start of a large one, and the entry that describes them. */
-type Contents = { entry: Entry; bytes: Bytes };
+/** The contents of a file, or its start, and the entry that describes the file. */
+type Contents = { entry: Entry; bytes: Bytes; isWhole: boolean };
 
 /** A range of bytes; both ends count from 0 and are included. */
 export type ByteRange = { start: number; end: number };
@@ -480,7 +480,7 @@ class Files {
     const info = Deno.statSync(realPath);
     // Opening a FIFO blocks until it has a writer, and reading a device may never end.
     if (!info.isFile && !info.isDirectory) return undefined;
-    return this.describe(path, realPath, info);
+    return this.#describe(path, realPath, info);
   }
 
   /** Returns the real path of a path that may contain links, unless it leads out of the root or through a dotfile. */
@@ -505,7 +505,7 @@ class Files {
     });
   }
 
-  describe(path: UrlPath, realPath: DiskPath, info: Deno.FileInfo): Entry {
+  #describe(path: UrlPath, realPath: DiskPath, info: Deno.FileInfo): Entry {
     const version = versionOf(info);
     const time = this.#options.now();
     const hasUsableDate = version.mtime > 0 && version.mtime <= time; // a date in the future is meaningless
@@ -577,32 +577,30 @@ class Files {
    * it was looked up. Throws NotFound if the file was deleted.
    */
   async open(entry: Entry): Promise<Opened> {
-    const first = await this.#openOnce(entry);
-    if (first?.entry === entry) return first;
-    first?.file.close();
-    const found = this.look(entry.path);
-    const second = found && await this.#openOnce(found);
-    // Without stable inode numbers, the versions always differ. Then the real path must be the same.
-    if (second !== undefined && (second.entry === found || this.#isInPlace(second.entry))) return second;
-    second?.file.close();
-    throw new Deno.errors.NotFound("the file was deleted");
+    // A file that is written without a pause always differs, and so does one without a stable inode number.
+    const opened = await this.#openOnce(entry, false) ?? await this.#openOnce(this.look(entry.path), true);
+    if (opened === undefined) throw new Deno.errors.NotFound("the file was deleted");
+    return opened;
   }
 
-  /** Opens the regular file at the real path of an entry; returns undefined if it is gone. */
-  async #openOnce(entry: Entry): Promise<Opened | undefined> {
+  /** Opens the file of an entry. Returns undefined if it was deleted, or has changed and `mayDiffer` is false. */
+  async #openOnce(entry: Entry | undefined, mayDiffer: boolean): Promise<Opened | undefined> {
+    if (entry === undefined) return undefined;
     let file: Deno.FsFile | undefined;
+    let opened: Opened | undefined;
     try {
       file = await Deno.open(entry.realPath); // `openSync` would block everybody if a FIFO replaced the file
       const info = this.#statOpened(file, entry);
-      if (isSameVersion(versionOf(info), entry)) return { file, entry };
-      if (info.isFile) return { file, entry: this.describe(entry.path, entry.realPath, info) };
-      file.close();
-      return undefined;
+      if (isSameVersion(versionOf(info), entry)) opened = { file, entry };
+      else if (mayDiffer && info.isFile && this.#isInPlace(entry)) {
+        opened = { file, entry: this.#describe(entry.path, entry.realPath, info) };
+      }
     } catch (error) {
-      file?.close();
       if (statusOf(error) !== 404) throw error;
-      return undefined;
+    } finally {
+      if (opened === undefined) file?.close();
     }
+    return opened;
   }
 
   #statOpened(file: Deno.FsFile, { realPath }: Entry): Deno.FileInfo {
@@ -619,7 +617,7 @@ class Files {
       // A FIFO that replaced the file would block `openSync` without O_NONBLOCK, which Windows does not have.
       file = openSync(entry.realPath, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
       const isWhole = readSync(file, bytes, 0, entry.size, null) === entry.size;
-      return isWhole && isSameVersion(versionOf(fstatSync(file)), entry) ? { entry, bytes } : undefined;
+      return isWhole && isSameVersion(versionOf(fstatSync(file)), entry) ? { entry, bytes, isWhole } : undefined;
     } catch {
       return undefined; // `open` reports why
     } finally {
@@ -628,25 +626,16 @@ class Files {
   }
 
   /**
-   * Reads a file, or the start of a large one. The returned entry describes these bytes: it is `entry` itself, or a new one
-   * that is not cached if the file changed meanwhile. Throws NotFound if the file was deleted.
+   * Reads a file, or the start of one that is large or changes meanwhile. The returned entry describes the open file, as
+   * that of `open`.
    */
   async read(known: Entry): Promise<Contents> {
     const { file, entry } = await this.open(known);
     using _ = file; // closes it
     const bytes = new Uint8Array(entry.size > this.#options.limits.readSize ? SNIFFED_SIZE : entry.size);
-    let filled = 0;
-    while (filled < bytes.length) {
-      const count = await file.read(bytes.subarray(filled));
-      if (count === null) break;
-      filled += count;
-    }
-    const version = versionOf(this.#statOpened(file, entry));
-    if (isSameVersion(version, entry)) return { entry, bytes };
-    const size = filled < bytes.length ? filled : entry.size;
-    // Some file systems report a new inode number every time, which is no change.
-    const isSettled = entry.isSettled && isSameVersion({ ...version, inode: entry.inode }, entry);
-    return { entry: { ...entry, size, isSettled, representations: new Map() }, bytes: bytes.subarray(0, filled) };
+    const count = await file.read(bytes) ?? 0;
+    const isWhole = count === entry.size && isSameVersion(versionOf(this.#statOpened(file, entry)), entry);
+    return { entry, bytes: bytes.subarray(0, count), isWhole };
   }
 
   /** Opens a whole file by `serveDir`. Returns undefined if the file has changed. */
@@ -954,9 +943,9 @@ class Encodings {
 
   /** Makes the representation of a file. A precompressed file has an encoding, and the type of its original. */
   async #load(known: Entry, encoding?: Encoding, originalType?: string): Promise<Representation> {
-    const { entry, bytes } = this.files.readNow(known) ?? await this.files.read(known);
+    const { entry, bytes, isWhole } = this.files.readNow(known) ?? await this.files.read(known);
     const headers = new Headers({ "content-type": originalType ?? await this.files.typeOf(entry, bytes) });
-    return this.describe({ headers, entry, encoding, bytes: entry.size > bytes.length ? undefined : bytes });
+    return this.describe({ headers, entry, encoding, bytes: isWhole ? bytes : undefined });
   }
 
   /** Makes the representation of a file or of generated content; without `bytes`, the body is on the disk. */
