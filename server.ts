@@ -383,23 +383,18 @@ function parentOf(path: UrlPath): UrlPath | undefined {
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
-/** The metadata that changes if a file or folder changes; times in milliseconds, 0 for missing values. */
-interface Version {
-  readonly size: number; // in bytes
-  readonly mtime: number;
-  readonly ctime: number;
-  readonly inode: number;
-  readonly device: number;
-}
-
 /**
  * One version of a regular file or a folder. The version of an entry never changes; a changed file gets a new entry. The
  * entry keeps the representations of its file.
  */
-interface Entry extends Version {
+interface Entry {
   readonly path: UrlPath; // no trailing slash, except for the root itself
   readonly realPath: DiskPath; // all links resolved
   readonly isFile: boolean;
+  readonly size: number; // in bytes
+  readonly mtime: number; // in milliseconds, as ctime; 0 if it is missing
+  readonly ctime: number;
+  readonly version: string; // from `versionOf`
   readonly hasUsableDate: boolean; // whether mtime may be sent as Last-Modified (RFC 9110, 8.8.2.1)
   readonly isSettled: boolean; // whether it is old enough that another change must give another version
   readonly representations: Map<Encoding, Promise<Representation>>;
@@ -506,12 +501,14 @@ class Files {
   }
 
   #describe(path: UrlPath, realPath: DiskPath, info: Deno.FileInfo): Entry {
-    const version = versionOf(info);
+    const { isFile, size } = info;
+    const mtime = Number(info.mtime) || 0; // a time that no Date can express is NaN
+    const ctime = Number(info.ctime) || 0;
     const time = this.#options.now();
-    const hasUsableDate = version.mtime > 0 && version.mtime <= time; // a date in the future is meaningless
+    const hasUsableDate = mtime > 0 && mtime <= time; // a date in the future is meaningless
     return {
-      ...{ path, realPath, ...version, isFile: info.isFile, hasUsableDate },
-      isSettled: time - Math.max(version.ctime, hasUsableDate ? version.mtime : 0) > SETTLING_TIME,
+      ...{ path, realPath, isFile, size, mtime, ctime, version: versionOf(info), hasUsableDate },
+      isSettled: time - Math.max(ctime, hasUsableDate ? mtime : 0) > SETTLING_TIME,
       representations: new Map(),
       cachedSize: 0,
       resolvedAt: 0,
@@ -522,7 +519,7 @@ class Files {
   /** Reports whether an entry still describes the file or folder at its path. */
   isCurrent(entry: Entry): boolean {
     try {
-      if (!isSameVersion(versionOf(Deno.statSync(this.root + entry.path)), entry)) return false;
+      if (versionOf(Deno.statSync(this.root + entry.path)) !== entry.version) return false;
       // A parent folder may have become a link to the outside. This check is expensive: at most once per millisecond.
       const time = this.#options.now();
       if (entry.resolvedAt >= time) return true;
@@ -591,7 +588,7 @@ class Files {
     try {
       file = await Deno.open(entry.realPath); // `openSync` would block everybody if a FIFO replaced the file
       const info = this.#statOpened(file, entry);
-      if (isSameVersion(versionOf(info), entry)) opened = { file, entry };
+      if (versionOf(info) === entry.version) opened = { file, entry };
       else if (mayDiffer && info.isFile && this.#isInPlace(entry)) {
         opened = { file, entry: this.#describe(entry.path, entry.realPath, info) };
       }
@@ -617,7 +614,7 @@ class Files {
       // A FIFO that replaced the file would block `openSync` without O_NONBLOCK, which Windows does not have.
       file = openSync(entry.realPath, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
       const isWhole = readSync(file, bytes, 0, entry.size, null) === entry.size;
-      return isWhole && isSameVersion(versionOf(fstatSync(file)), entry) ? { entry, bytes, isWhole } : undefined;
+      return isWhole && versionOf(fstatSync(file)) === entry.version ? { entry, bytes, isWhole } : undefined;
     } catch {
       return undefined; // `open` reports why
     } finally {
@@ -634,7 +631,7 @@ class Files {
     using _ = file; // closes it
     const bytes = new Uint8Array(entry.size > this.#options.limits.readSize ? SNIFFED_SIZE : entry.size);
     const count = await file.read(bytes) ?? 0;
-    const isWhole = count === entry.size && isSameVersion(versionOf(this.#statOpened(file, entry)), entry);
+    const isWhole = count === entry.size && versionOf(this.#statOpened(file, entry)) === entry.version;
     return { entry, bytes: bytes.subarray(0, count), isWhole };
   }
 
@@ -740,16 +737,9 @@ function toUrlPath(file: DiskPath, folder: DiskPath): UrlPath {
   return normalize(`/${file.slice(folder.length).replaceAll(SEPARATOR, "/")}`) as UrlPath;
 }
 
-function versionOf(
-  { size, mtime, ctime, ino, dev }: Pick<Deno.FileInfo, "size" | "mtime" | "ctime" | "ino" | "dev">,
-): Version {
-  // Times that no Date can express are NaN.
-  return { size, mtime: mtime?.getTime() || 0, ctime: ctime?.getTime() || 0, inode: ino ?? 0, device: dev };
-}
-
-function isSameVersion(one: Version, other: Version): boolean {
-  return one.size === other.size && one.mtime === other.mtime && one.ctime === other.ctime &&
-    one.inode === other.inode && one.device === other.device;
+/** Returns the metadata that changes if a file or folder changes, as one string. */
+function versionOf({ size, mtime, ctime, ino, dev }: Deno.FileInfo | import("node:fs").Stats): string {
+  return [size, mtime, ctime, ino, dev].map((value) => Number(value) || 0).join("/");
 }
 
 /** Passes exactly `size` bytes: cuts the rest, and fails if there are fewer. Calls `wait` with the size of each chunk first. */
@@ -2069,8 +2059,7 @@ class LiveReload {
 /** Returns the outcome of a look that reads nothing. The slashes keep its content apart from tags and names. */
 function toOutcome(entry?: Entry): Outcome {
   if (entry === undefined) return { metadata: "", content: "/missing" };
-  const { isFile, isSettled, size, mtime, ctime, inode, device } = entry;
-  const version = [size, mtime, ctime, inode, device].join("/");
+  const { isFile, isSettled, version } = entry;
   // When a file has settled, its metadata differs, so that its bytes are compared once more.
   return { metadata: `${version}/${isFile}/${isSettled}`, content: isFile ? version : "/folder" };
 }
