@@ -223,13 +223,14 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   /** Returns the representation for a path, or a finished response such as a redirect or a listing. */
   async function select(request: Request, path: UrlPath, query: string): Promise<Representation | Response> {
     const isFolderPath = path.endsWith("/");
-    const file = look(isFolderPath ? append(path, INDEX) : path);
+    const filePath = isFolderPath ? append(path, INDEX) : path;
+    const file = look(filePath);
     if (file?.isFile) return await encodings.select(file, request.headers);
     const page = isFolderPath ? undefined : look(append(path, ".html"));
     if (page?.isFile) return await encodings.select(page, request.headers);
     const entry = isFolderPath ? look(path) : file;
     if (entry?.isFile) return responses.redirect(entry.path, query); // a file has no trailing slash
-    const deepest = files.deepestFolder(isFolderPath ? append(path, INDEX) : path);
+    if (file === undefined) files.checkAccess(filePath);
 
     // With `spa`, a folder counts only if it has an index.html. Other folders are paths of the app.
     const isServedAsFolder = entry !== undefined && (!spa || !isFolderPath && look(append(path, `/${INDEX}`))?.isFile);
@@ -242,14 +243,21 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       const app = APP_PAGES.map((page) => look(page)).find((entry) => entry?.isFile);
       if (app !== undefined) return await encodings.select(app, request.headers);
     }
-    return await selectNotFound(request, path, deepest);
+    return await selectNotFound(request, path);
   }
 
   /** Returns the `404.html` nearest to the path, from its folder up to the root, or a plain-text 404. */
-  async function selectNotFound(request: Request, path: UrlPath, deepest: UrlPath): Promise<Representation | Response> {
-    const end = path.indexOf("/", deepest.length);
-    if (end > 0) live?.record(path.slice(0, end) as UrlPath, undefined); // missing now, but it may be created with a 404.html
-    for (let folder: UrlPath | undefined = deepest; folder; folder = parentOf(folder)) {
+  async function selectNotFound(request: Request, path: UrlPath): Promise<Representation | Response> {
+    const folders = ["/" as UrlPath];
+    for (let end = path.indexOf("/", 1); end > 0; end = path.indexOf("/", end + 1)) {
+      const folder = path.slice(0, end + 1) as UrlPath;
+      if (!files.exists(folder)) {
+        live?.record(folder, undefined); // it may be created with a 404.html
+        break;
+      }
+      folders.unshift(folder);
+    }
+    for (const folder of folders) {
       try {
         const entry = look(append(folder, NOT_FOUND_PAGE));
         if (entry?.isFile) return await asNotFound(await encodings.select(entry, request.headers));
@@ -468,7 +476,7 @@ class Files {
   }
 
   #find(path: UrlPath): Entry | undefined {
-    if (!this.#exists(path)) return undefined;
+    if (!this.exists(path)) return undefined;
     if (!this.#options.dotfiles && this.#hasShortName(path)) return undefined;
     const realPath = this.#resolve(path);
     if (realPath === undefined) return undefined;
@@ -538,34 +546,17 @@ class Files {
     }
   }
 
-  /**
-   * Returns the deepest folder above a path that exists, with a trailing slash; it may be one that is not served. Throws
-   * PermissionDenied if the path seems to be missing only because the server may not enter that folder.
-   */
-  deepestFolder(path: UrlPath): UrlPath {
-    let end = 0;
-    for (let next = path.indexOf("/", 1); next > 0; next = path.indexOf("/", next + 1)) {
-      if (!this.#exists(path.slice(0, next + 1) as UrlPath)) break;
-      end = next;
-    }
-    const folder = path.slice(0, end + 1) as UrlPath;
-    const mode = Deno.statSync(this.root + folder).mode ?? 0;
-    const mayEnter = (mode & 0o111) === 0o111; // everybody may
-    if (!mayEnter && (this.#options.dotfiles || !isHidden(path))) this.#checkAccess(path);
-    return folder;
-  }
-
-  /** Throws PermissionDenied if the server may not look at a path. */
-  #checkAccess(path: UrlPath): void {
+  /** Throws PermissionDenied if a path seems to be missing only because the server may not enter its folder. */
+  checkAccess(path: UrlPath): void {
     try {
-      Deno.statSync(this.root + path);
+      if (!this.#isRefused(path)) Deno.statSync(this.root + path);
     } catch (error) {
       if (statusOf(error) === 403) throw error; // the name of a device on Windows fails with other errors
     }
   }
 
   /** Reports whether a path exists; false without permission. It is faster than to catch a NotFound error. */
-  #exists(path: UrlPath): boolean {
+  exists(path: UrlPath): boolean {
     return fs().existsSync(this.root + path);
   }
 

@@ -4752,7 +4752,17 @@ Deno.test("handler() reports a change of anything that was requested, and of not
       "unused.txt": "x",
       "style.css": "a {}",
     });
-  const uses = ["/data.json", "/big.bin", "/list/", "/empty/", "/sub/none", "/style.css", "/soon.js", "/soon/"];
+  const uses = [
+    "/data.json",
+    "/big.bin",
+    "/list/",
+    "/empty/",
+    "/sub/none",
+    "/style.css",
+    "/soon.js",
+    "/soon/",
+    "/a/b/none",
+  ];
   const rows: [string, (site: Site) => unknown, string[] | undefined][] = [
     ["the page", (site) => site.write({ "index.html": "<p>changed" }), undefined],
     ["a file", (site) => site.write({ "data.json": "[]" }), undefined],
@@ -4768,6 +4778,7 @@ Deno.test("handler() reports a change of anything that was requested, and of not
     ["a missing file that is created", (site) => site.write({ "soon.js": "" }), undefined],
     ["a missing page that is created", (site) => site.write({ "sub/none.html": "" }), undefined],
     ["a missing folder that is created", (site) => site.write({ "soon/x": "" }), undefined],
+    ["a missing folder with a 404.html", (site) => site.write({ "a/b/404.html": "none" }), undefined],
     ["a nearer 404.html", (site) => site.write({ "404.html": "root's" }), undefined],
     ["the 404.html", (site) => site.write({ "sub/404.html": "other" }), undefined],
     ["a name in a listing", (site) => site.write({ "list/b.txt": "" }), undefined],
