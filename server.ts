@@ -477,7 +477,6 @@ class Files {
 
   #find(path: UrlPath): Entry | undefined {
     if (!this.exists(path)) return undefined;
-    if (!this.#options.dotfiles && this.#hasShortName(path)) return undefined;
     const realPath = this.#resolve(path);
     if (realPath === undefined) return undefined;
     const info = Deno.statSync(realPath);
@@ -496,16 +495,6 @@ class Files {
     if (isOutside && !this.#options.symlinks) return undefined;
     if (isOutside) checkPermission(realPath);
     return this.#options.dotfiles || !isAlias(path, realPath, realRoot) ? realPath : undefined;
-  }
-
-  /** Reports whether a path contains a name such as `GIT~1` that is not in its folder: on FAT it may mean `.git`. */
-  #hasShortName(path: UrlPath): boolean {
-    const names = path.split("/");
-    return names.some((name, index) => {
-      if (!/~\d/.test(name)) return false;
-      const folder = `${this.root}${names.slice(0, index).join("/")}/`;
-      return ![...Deno.readDirSync(folder)].some((found) => found.name === name);
-    });
   }
 
   #describe(path: UrlPath, realPath: DiskPath, info: Deno.FileInfo): Entry {
@@ -710,14 +699,17 @@ function isInside(folder: string, path: string): boolean {
 }
 
 /**
- * Reports whether a path leads through a dotfile under another name, as `GIT~1` does on Windows. The target of a link may be
- * hidden: whoever made the link chose to serve it.
+ * Reports whether a path leads through a dotfile under another name, as `GIT~1` does on Windows and on FAT. The target of a
+ * link may be hidden: whoever made the link chose to serve it.
  */
 function isAlias(path: UrlPath, realPath: DiskPath, realRoot: DiskPath): boolean {
-  if (toUrlPath(realPath, realRoot) === path) return false;
+  if (!/~\d/.test(path) && toUrlPath(realPath, realRoot) === path) return false;
   const names = path.split("/").slice(1);
   return names.some((name, index) => {
-    const file = `${realRoot}/${names.slice(0, index + 1).join("/")}`;
+    const folder = `${realRoot}/${names.slice(0, index).join("/")}`;
+    // On FAT, a real path may have short names, which the folder does not list.
+    if (/~\d/.test(name)) return ![...Deno.readDirSync(folder)].some((found) => found.name === name);
+    const file = `${folder}/${name}`;
     const realName = basename(Deno.realPathSync(file));
     return realName.startsWith(".") && realName !== name && !Deno.lstatSync(file).isSymlink;
   });
