@@ -396,7 +396,7 @@ type Bytes = Uint8Array<ArrayBuffer>;
  * entry keeps the representations of its file.
  */
 interface Entry {
-  readonly path: UrlPath; // no trailing slash, except for the root itself
+  readonly path: UrlPath; // no trailing slash; "" is the root
   readonly realPath: DiskPath; // all links resolved
   readonly isFile: boolean;
   readonly size: number; // in bytes
@@ -447,7 +447,7 @@ class Files {
 
   /** Returns the entry for a path, unless it is missing, hidden, outside the root, or neither a regular file nor a folder. */
   look(path: UrlPath): Entry | undefined {
-    const key = path.length > 1 && path.endsWith("/") ? path.slice(0, -1) as UrlPath : path;
+    const key = path.replace(/\/$/, "") as UrlPath;
     const known = this.#entries.get(key);
     if (known !== undefined) {
       this.#entries.delete(key);
@@ -637,9 +637,8 @@ class Files {
   }
 
   #serveDir(method: string, file: DiskPath): Promise<Response> {
-    const fsRoot = dirname(file);
-    const url = `http://localhost${encodePath(toUrlPath(file, fsRoot as DiskPath))}`;
-    return serveDir(new Request(url, { method }), { fsRoot, showIndex: false, showDotfiles: true, quiet: true });
+    const request = new Request(`http://localhost/${encodePath(basename(file))}`, { method });
+    return serveDir(request, { fsRoot: dirname(file), showIndex: false, showDotfiles: true, quiet: true });
   }
 
   /** Returns the names in a folder. Throws PermissionDenied if the folder can't be read. */
@@ -649,7 +648,7 @@ class Files {
 
   /** Returns the row of a listing for a name in a folder, or undefined if a request for it would not be served. */
   statEntry(folder: Entry, { name, isFile, isDirectory, isSymlink }: Deno.DirEntry): ListedEntry | undefined {
-    const path = pathIn(folder, name);
+    const path = append(folder.path, `/${name}`);
     if (name.includes("\\") || this.#isRefused(path)) return undefined; // no URL has a backslash
     try {
       if (isSymlink) return toListed(name, this.look(path));
@@ -662,7 +661,7 @@ class Files {
   /** Returns the names in a folder that a listing shows, as one string. */
   visibleNames(folder: Entry): string {
     const names = [...Deno.readDirSync(folder.realPath)].map(({ name }) => name);
-    return names.filter((name) => !this.#isRefused(pathIn(folder, name))).sort().join("\n");
+    return names.filter((name) => !this.#isRefused(append(folder.path, `/${name}`))).sort().join("\n");
   }
 
   /** Adds to the size of an entry, if it is in the cache. Removes the least recently used entries from a full cache. */
@@ -676,10 +675,6 @@ class Files {
       this.#size -= oldest.cachedSize;
     }
   }
-}
-
-function pathIn(folder: Entry, name: string): UrlPath {
-  return append(folder.path === "/" ? folder.path : append(folder.path, "/"), name);
 }
 
 /** Throws NotCapable if Deno may not read a path, instead of a prompt on the terminal, for which every client would wait. */
