@@ -521,15 +521,7 @@ class Files {
       const time = this.#options.now();
       if (entry.resolvedAt >= time) return true;
       entry.resolvedAt = time;
-      return this.#isInPlace(entry);
-    } catch {
-      return false;
-    }
-  }
-
-  #isInPlace({ path, realPath }: Entry): boolean {
-    try {
-      return this.#resolve(path) === realPath;
+      return this.#resolve(entry.path) === entry.realPath;
     } catch {
       return false;
     }
@@ -569,7 +561,7 @@ class Files {
       file = await Deno.open(entry.realPath); // `openSync` would block everybody if a FIFO replaced the file
       const info = this.#statOpened(file, entry);
       if (versionOf(info) === entry.version) opened = { file, entry };
-      else if (mayDiffer && info.isFile && this.#isInPlace(entry)) {
+      else if (mayDiffer && info.isFile && this.#resolve(entry.path) === entry.realPath) {
         opened = { file, entry: this.#describe(entry.path, entry.realPath, info) };
       }
     } catch (error) {
