@@ -449,21 +449,30 @@ class Files {
   look(path: UrlPath): Entry | undefined {
     const key = path.replace(/\/$/, "") as UrlPath;
     const known = this.#entries.get(key);
-    if (known !== undefined) {
-      this.#entries.delete(key);
-      if (this.isCurrent(known)) {
-        this.#entries.set(key, known);
+    if (known === undefined && (this.#isRefused(path) || !this.exists(key))) return undefined;
+    const entry = this.#find(key, known);
+    this.#entries.delete(key);
+    if (entry !== known) this.#size -= known?.cachedSize ?? 0;
+    if (entry?.isSettled) this.#entries.set(key, entry);
+    if (entry?.cachedSize === 0) this.addSize(entry, ENTRY_SIZE);
+    return entry;
+  }
+
+  /** Returns the known entry for a path if it is current, otherwise a new one. */
+  #find(path: UrlPath, known?: Entry): Entry | undefined {
+    try {
+      const isSame = known !== undefined && versionOf(Deno.statSync(this.root + path)) === known.version;
+      // A parent folder may have become a link to the outside. This check is expensive: at most once per millisecond.
+      const time = this.#options.now();
+      const realPath = isSame && known.resolvedAt >= time ? known.realPath : this.#resolve(path);
+      if (isSame && realPath === known.realPath) {
+        known.resolvedAt = time;
         return known;
       }
-      this.#size -= known.cachedSize;
-    }
-    if (this.#isRefused(path)) return undefined;
-    try {
-      const entry = this.#find(key);
-      if (!entry?.isSettled) return entry;
-      this.#entries.set(key, entry);
-      this.addSize(entry, ENTRY_SIZE);
-      return entry;
+      if (realPath === undefined) return undefined;
+      const info = Deno.statSync(realPath);
+      // Opening a FIFO blocks until it has a writer, and reading a device may never end.
+      return info.isFile || info.isDirectory ? this.#describe(path, realPath, info) : undefined;
     } catch (error) {
       if (statusOf(error) !== 404) throw error;
       return undefined;
@@ -473,16 +482,6 @@ class Files {
   /** Reports whether the name of a path forbids to serve it. */
   #isRefused(path: UrlPath): boolean {
     return !this.#options.dotfiles && isHidden(path) || Deno.build.os === "windows" && DEVICE.test(path);
-  }
-
-  #find(path: UrlPath): Entry | undefined {
-    if (!this.exists(path)) return undefined;
-    const realPath = this.#resolve(path);
-    if (realPath === undefined) return undefined;
-    const info = Deno.statSync(realPath);
-    // Opening a FIFO blocks until it has a writer, and reading a device may never end.
-    if (!info.isFile && !info.isDirectory) return undefined;
-    return this.#describe(path, realPath, info);
   }
 
   /** Returns the real path of a path that may contain links, unless it leads out of the root or through a dotfile. */
@@ -511,20 +510,6 @@ class Files {
       resolvedAt: 0,
       missingUntil: new Map(),
     };
-  }
-
-  /** Reports whether an entry still describes the file or folder at its path. */
-  isCurrent(entry: Entry): boolean {
-    try {
-      if (versionOf(Deno.statSync(this.root + entry.path)) !== entry.version) return false;
-      // A parent folder may have become a link to the outside. This check is expensive: at most once per millisecond.
-      const time = this.#options.now();
-      if (entry.resolvedAt >= time) return true;
-      entry.resolvedAt = time;
-      return this.#resolve(entry.path) === entry.realPath;
-    } catch {
-      return false;
-    }
   }
 
   /** Throws PermissionDenied if a path seems to be missing only because the server may not enter its folder. */
@@ -610,7 +595,7 @@ class Files {
   /** Opens a whole file by `serveDir`. Returns undefined if the file has changed. */
   async serve(entry: Entry): Promise<ReadableStream<Bytes> | undefined> {
     const { ok, body } = await this.#serveDir("GET", entry.realPath);
-    if (ok && this.isCurrent(entry)) return body ?? undefined; // so serveDir opened this version
+    if (ok && this.look(entry.path) === entry) return body ?? undefined; // so serveDir opened this version
     await body?.cancel();
     return undefined;
   }
