@@ -433,21 +433,19 @@ const fs = () => loadedFs ??= globalThis.process.getBuiltinModule("node:fs"); //
 /** All access to the served folder: lookup, change detection, contents and content types. */
 class Files {
   readonly root: DiskPath;
-  #options: Pick<Options, "dotfiles" | "symlinks" | "now" | "limits">;
   #entries = new Map<UrlPath, Entry>(); // the entry used last comes last
   #size = 0; // bytes of the entries and their representations
   #types = new Map<string, string | null>();
 
   /** Throws NotFound if the root does not exist. */
-  constructor(options: Pick<Options, "root" | "dotfiles" | "symlinks" | "now" | "limits">) {
-    this.#options = options;
+  constructor(private readonly options: Pick<Options, "root" | "dotfiles" | "symlinks" | "now" | "limits">) {
     this.root = resolve(options.root) as DiskPath;
     Deno.realPathSync(this.root);
   }
 
   /** Returns the entry for a path, unless it is missing, hidden, outside the root, or neither a regular file nor a folder. */
   look(path: UrlPath): Entry | undefined {
-    const key = path.replace(/\/$/, "") as UrlPath;
+    const key = (path.endsWith("/") ? path.slice(0, -1) : path) as UrlPath;
     const known = this.#entries.get(key);
     if (known === undefined && (this.#isRefused(path) || !this.exists(key))) return undefined;
     const entry = this.#find(key, known);
@@ -463,7 +461,7 @@ class Files {
     try {
       const isSame = known !== undefined && versionOf(Deno.statSync(this.root + path)) === known.version;
       // A parent folder may have become a link to the outside. This check is expensive: at most once per millisecond.
-      const time = this.#options.now();
+      const time = this.options.now();
       const realPath = isSame && known.resolvedAt >= time ? known.realPath : this.#resolve(path);
       if (isSame && realPath === known.realPath) {
         known.resolvedAt = time;
@@ -481,7 +479,7 @@ class Files {
 
   /** Reports whether the name of a path forbids to serve it. */
   #isRefused(path: UrlPath): boolean {
-    return !this.#options.dotfiles && isHidden(path) || Deno.build.os === "windows" && DEVICE.test(path);
+    return !this.options.dotfiles && isHidden(path) || Deno.build.os === "windows" && DEVICE.test(path);
   }
 
   /** Returns the real path of a path that may contain links, unless it leads out of the root or through a dotfile. */
@@ -491,16 +489,16 @@ class Files {
     if (realRoot !== this.root) checkPermission(realRoot);
     const realPath = Deno.realPathSync(realRoot + path) as DiskPath;
     const isOutside = !isInside(realRoot, realPath);
-    if (isOutside && !this.#options.symlinks) return undefined;
+    if (isOutside && !this.options.symlinks) return undefined;
     if (isOutside) checkPermission(realPath);
-    return this.#options.dotfiles || !isAlias(path, realPath, realRoot) ? realPath : undefined;
+    return this.options.dotfiles || !isAlias(path, realPath, realRoot) ? realPath : undefined;
   }
 
   #describe(path: UrlPath, realPath: DiskPath, info: Deno.FileInfo): Entry {
     const { isFile, size } = info;
     const mtime = Number(info.mtime) || 0; // a time that no Date can express is NaN
     const ctime = Number(info.ctime) || 0;
-    const time = this.#options.now();
+    const time = this.options.now();
     const hasUsableDate = mtime > 0 && mtime <= time; // a date in the future is meaningless
     return {
       ...{ path, realPath, isFile, size, mtime, ctime, version: versionOf(info), hasUsableDate },
@@ -586,7 +584,7 @@ class Files {
   async read(known: Entry): Promise<Contents> {
     const { file, entry } = await this.open(known);
     using _ = file; // closes it
-    const bytes = new Uint8Array(entry.size > this.#options.limits.readSize ? SNIFFED_SIZE : entry.size);
+    const bytes = new Uint8Array(entry.size > this.options.limits.readSize ? SNIFFED_SIZE : entry.size);
     const count = await file.read(bytes) ?? 0;
     const isWhole = count === entry.size && versionOf(this.#statOpened(file, entry)) === entry.version;
     return { entry, bytes: bytes.subarray(0, count), isWhole };
@@ -647,7 +645,7 @@ class Files {
     entry.cachedSize += bytes;
     this.#size += bytes;
     for (const [path, oldest] of this.#entries) {
-      if (this.#size <= this.#options.limits.cacheSize) return;
+      if (this.#size <= this.options.limits.cacheSize) return;
       this.#entries.delete(path);
       this.#size -= oldest.cachedSize;
     }
@@ -694,7 +692,7 @@ function toUrlPath(file: DiskPath, folder: DiskPath): UrlPath {
 
 /** Returns the metadata that changes if a file or folder changes, as one string. */
 function versionOf({ size, mtime, ctime, ino, dev }: Deno.FileInfo | import("node:fs").Stats): string {
-  return [size, mtime, ctime, ino, dev].map((value) => Number(value) || 0).join("/");
+  return `${size}/${mtime?.getTime() || 0}/${ctime?.getTime() || 0}/${ino ?? 0}/${dev}`;
 }
 
 /** Passes exactly `size` bytes: cuts the rest, and fails if there are fewer. Calls `wait` with the size of each chunk first. */
