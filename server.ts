@@ -718,7 +718,8 @@ const SOURCE_CODE = /^\.(?:ts|tsx|mts|cts|cjs|rs|toml|sql|sh|tex)$/;
 
 /** Returns the type of a file; `registered` is that of its extension, or null. The first bytes may decide. */
 function sniffType(extension: string, registered: string | null, start: Bytes): string {
-  const type = extension === "" && isHtmlStart(start) ? "text/html; charset=UTF-8" : registered;
+  const isPage = extension === "" && /^\s*<!doctype html/i.test(new TextDecoder().decode(start));
+  const type = isPage ? "text/html; charset=UTF-8" : registered;
   if (type === null || SOURCE_CODE.test(extension)) {
     return isText(start) ? "text/plain; charset=UTF-8" : type ?? "application/octet-stream";
   }
@@ -734,10 +735,6 @@ function isText(start: Bytes): boolean {
   } catch {
     return false;
   }
-}
-
-function isHtmlStart(start: Bytes): boolean {
-  return /^\ufeff?\s*<!doctype html/i.test(new TextDecoder().decode(start));
 }
 
 /** Reports whether HTML declares a charset other than UTF-8 (HTML standard, 13.2.3.2), or is UTF-16 by its byte order mark. */
