@@ -542,7 +542,7 @@ class Files {
     let opened: Opened | undefined;
     try {
       file = await Deno.open(entry.realPath); // `openSync` would block everybody if a FIFO replaced the file
-      const info = this.#statOpened(file, entry);
+      const info = isEmbedded(this.root) ? Deno.statSync(entry.realPath) : file.statSync();
       if (versionOf(info) === entry.version) opened = { file, entry };
       else if (mayDiffer && info.isFile && this.#resolve(entry.path) === entry.realPath) {
         opened = { file, entry: this.#describe(entry.path, entry.realPath, info) };
@@ -553,10 +553,6 @@ class Files {
       if (opened === undefined) file?.close();
     }
     return opened;
-  }
-
-  #statOpened(file: Deno.FsFile, { realPath }: Entry): Deno.FileInfo {
-    return isEmbedded(this.root) ? Deno.statSync(realPath) : file.statSync(); // embedded files have no stat() and no changes
   }
 
   /** Reads a small file, unless it has changed. This takes a fraction of the time of `open`, which waits for a thread. */
@@ -586,7 +582,7 @@ class Files {
     using _ = file; // closes it
     const bytes = new Uint8Array(entry.size > this.options.limits.readSize ? SNIFFED_SIZE : entry.size);
     const count = await file.read(bytes) ?? 0;
-    const isWhole = count === entry.size && versionOf(this.#statOpened(file, entry)) === entry.version;
+    const isWhole = count === entry.size && this.look(entry.path)?.version === entry.version;
     return { entry, bytes: bytes.subarray(0, count), isWhole };
   }
 
