@@ -102,7 +102,7 @@ export interface Options {
 export const LIMITS = {
   readSize: 1 << 20, // larger files are not read into memory
   cacheSize: 64 << 20, // of all entries and their representations
-  knownPaths: 20_000, // number of paths whose changes live reload notices
+  knownPaths: 20_000, // number of paths that live reload looks at, and of changes that it remembers
   sweepRest: 100, // between two sweeps of live reload
   sameSignalTime: 300, // a second signal within this time repeats the first: `deno task` doubles a Ctrl-C
   stopTime: 3000, // for responses in flight to finish; some clients never read to the end
@@ -201,7 +201,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (path === undefined) {
       return target.decodedPath === base ? responses.redirect("/", query) : responses.fail(request, 404);
     }
-    const liveResponse = live?.respond(path);
+    const liveResponse = live?.respond(path, query);
     if (liveResponse !== undefined) return liveResponse;
     const selected = await select(request, path, query);
     if (selected instanceof Response) return selected;
@@ -1689,7 +1689,6 @@ const SLICE_TIME = 2; // ms of a sweep before yielding to other requests
 const BURST_SWEEPS = 20; // after so many sweeps that found changes, pages reload anyway
 const RETRY_TIME = 1000; // ms until pages connect again after the server has stopped
 const STYLES_LIMIT = 50; // changed stylesheets in an event; more cause a reload
-const VERSIONS_LIMIT = 50; // versions in an event; pages of others reload
 
 /**
  * The start of a page, which must stay before the script: byte order mark, comments, doctype, <html> and <head>.
@@ -1723,15 +1722,14 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
   function listen() {
     events?.close();
     if (document.hidden) return;
-    events = new EventSource(new URL("events", source));
+    events = new EventSource(new URL("events?" + version, source));
     events.onmessage = ({ data }) => update(JSON.parse(data));
   }
 
-  function update(change) {
-    if (change.version === version) return;
-    const links = change.styles?.[version]?.map(swappableLinks);
-    if (!links?.every(({ length }) => length > 0)) return reload(change.version);
-    version = change.version;
+  function update({ version: newVersion, styles }) {
+    const links = styles?.map(swappableLinks);
+    if (!links?.every(({ length }) => length > 0)) return reload(newVersion);
+    version = newVersion;
     for (const link of links.flat()) link.href = new URL("?" + version, link.href);
   }
 
@@ -1809,11 +1807,10 @@ interface Outcome {
  * the version of the site it was read from, so it misses no change while it loads or while the server restarts.
  */
 class LiveReload {
-  #version: string = crypto.randomUUID(); // changes with every change of a known path
-  #announced = this.#version; // the version in the last event
-  #changes = new Map([[this.#version, new Map<UrlPath, Outcome>()]]); // since a version that pages have; outcomes before
   #known = new Map<UrlPath, Outcome>(); // the path requested last comes last
-  #listeners = new Set<ReadableStreamDefaultController<ServerSentEventMessage>>();
+  #changes: [path: UrlPath, before: string][] = []; // the paths that changed, and their content before; oldest first
+  #history: string = crypto.randomUUID(); // identifies this list of changes
+  #listeners = new Map<ReadableStreamDefaultController<ServerSentEventMessage>, string>(); // and the versions of their pages
   #ignored: RegExp[];
   #lastSweep = Promise.resolve();
   #nextSweep?: Promise<void>; // undefined once it has begun
@@ -1822,7 +1819,7 @@ class LiveReload {
   constructor(private readonly services: Services, private readonly options: Options) {
     this.#ignored = options.ignore.map((glob) => globToRegExp(glob));
     options.signal?.addEventListener("abort", () => {
-      for (const listener of this.#listeners) listener.close();
+      for (const listener of this.#listeners.keys()) listener.close();
       this.#listeners.clear();
       clearTimeout(this.#timer);
     });
@@ -1834,9 +1831,9 @@ class LiveReload {
       method === "HEAD" && headers.has(LIVE_CHECK_HEADER);
   }
 
-  /** Serves the script and the events. Returns undefined for other paths. */
-  respond(path: UrlPath): Response | undefined {
-    if (path === LIVE_EVENTS_PATH) return this.#openEvents();
+  /** Serves the script and the events; the query is the version of the page. Returns undefined for other paths. */
+  respond(path: UrlPath, query: string): Response | undefined {
+    if (path === LIVE_EVENTS_PATH) return this.#openEvents(query.slice(1));
     if (path !== LIVE_SCRIPT_PATH) return undefined;
     const headers = { "content-type": "text/javascript; charset=UTF-8", "content-length": `${LIVE_SCRIPT.length}` };
     return this.services.responses.build(LIVE_SCRIPT, headers);
@@ -1875,9 +1872,12 @@ class LiveReload {
     const timer = setTimeout(limit.resolve, SWEEP_WAIT);
     await Promise.race([this.#sweep(), limit.promise]);
     clearTimeout(timer);
-    if (!this.#changes.has(this.#version)) this.#changes.set(this.#version, new Map());
-    if (this.#changes.size > VERSIONS_LIMIT) this.#changes.delete(this.#changes.keys().next().value!);
     return this.#version;
+  }
+
+  /** The version of the site: the number of changes so far. */
+  get #version(): string {
+    return `${this.#changes.length}-${this.#history}`;
   }
 
   /** Removes conditions and ranges from a request whose response gets the script: the script's URL differs each time. */
@@ -1902,16 +1902,14 @@ class LiveReload {
     return changed;
   }
 
-  #openEvents(): Response {
+  #openEvents(version: string): Response {
     let listener: ReadableStreamDefaultController<ServerSentEventMessage>;
     const events = new ReadableStream<ServerSentEventMessage>({
       start: (controller) => {
         if (this.options.signal?.aborted) return controller.close();
         listener = controller;
-        this.#listeners.add(listener);
-        // A page of another version reloads now. But if an event is pending, that may only swap its stylesheets.
-        const data = JSON.stringify({ version: this.#version });
-        if (this.#version === this.#announced) listener.enqueue({ data, retry: RETRY_TIME });
+        listener.enqueue({ retry: RETRY_TIME });
+        this.#listeners.set(listener, version);
         if (this.#listeners.size === 1) this.#watch();
       },
       cancel: () => {
@@ -1923,30 +1921,27 @@ class LiveReload {
     return this.services.responses.build(events.pipeThrough(new ServerSentEventStream()), headers);
   }
 
-  /** Sweeps, and again after a rest while pages listen. Announces changes when a sweep finds no further ones. */
+  /** Sweeps, and again after a rest while pages listen. Tells them of changes when a sweep finds no further ones. */
   async #watch(lastVersion = "", sweeps = 0): Promise<void> {
-    const { sweepRest } = this.options.limits;
     const start = this.options.now();
     await this.#sweep();
-    const longRest = Math.min(SWEEP_RATIO * (this.options.now() - start), LONGEST_REST);
     const version = this.#version;
-    const isPending = version !== this.#announced;
-    if (isPending && (version === lastVersion || sweeps === BURST_SWEEPS)) this.#announce();
+    const isBurst = version !== lastVersion && sweeps < BURST_SWEEPS;
+    const rest = isBurst ? 0 : Math.min(SWEEP_RATIO * (this.options.now() - start), LONGEST_REST);
+    if (!isBurst) this.#announce();
     clearTimeout(this.#timer); // the last page may have left and another one come during the sweep
     if (this.#listeners.size === 0) return;
-    const next = version !== this.#announced ? () => this.#watch(version, sweeps + 1) : () => this.#watch();
-    this.#timer = setTimeout(next, isPending ? sweepRest : Math.max(sweepRest, longRest));
+    const next = () => this.#watch(version, isBurst ? sweeps + 1 : 0);
+    this.#timer = setTimeout(next, Math.max(this.options.limits.sweepRest, rest));
   }
 
   /** Looks at all known paths. Callers share the sweep that begins next: one that is running may miss a change. */
   #sweep(): Promise<void> {
-    return this.#nextSweep ??= this.#lastSweep.then(() => {
-      this.#nextSweep = undefined;
-      return this.#lastSweep = this.#lookAtAll();
-    });
+    return this.#nextSweep ??= this.#lastSweep = this.#lastSweep.then(() => this.#lookAtAll());
   }
 
   async #lookAtAll(): Promise<void> {
+    this.#nextSweep = undefined;
     let sliceStart = performance.now();
     for (const [path, before] of [...this.#known]) {
       this.#update(path, before, await this.#lookAgain(path, before));
@@ -1976,29 +1971,38 @@ class LiveReload {
   #update(path: UrlPath, before: Outcome, outcome: Outcome): void {
     if (outcome.metadata === before.metadata) return;
     this.#known.set(path, outcome);
-    if (outcome.content === before.content) return;
-    this.#version = crypto.randomUUID();
-    for (const changes of this.#changes.values()) if (!changes.has(path)) changes.set(path, before);
+    if (outcome.content !== before.content) this.#changes.push([path, before.content]);
+    if (this.#changes.length <= this.options.limits.knownPaths) return;
+    this.#changes = [];
+    this.#history = crypto.randomUUID();
   }
 
-  /** Tells pages of the changes since their version, except those that were undone. */
+  /** Tells each page what has changed since its version. A page without a list of stylesheets to swap reloads. */
   #announce(): void {
-    const pathsSince = [...this.#changes].map(([version, changes]) => {
-      const isChanged = (path: UrlPath) => changes.get(path)!.content !== this.#known.get(path)?.content;
-      return [version, [...changes.keys()].filter(isChanged)] as const;
-    });
-    const styles = pathsSince.flatMap(([version, paths]) => {
-      const sheets = paths.filter((path) => !/\.css\.map$/i.test(path)); // pages need no source maps
-      const isSwap = sheets.every((path) => /\.css$/i.test(path)) && sheets.length <= STYLES_LIMIT;
-      return isSwap ? [[version, sheets.map((path) => this.options.base + path)]] : [];
-    });
-    const data = JSON.stringify({ version: this.#version, styles: Object.fromEntries(styles) });
-    for (const listener of this.#listeners) listener.enqueue({ data });
-    this.#announced = this.#version;
-    this.#changes = new Map([[this.#version, new Map()]]);
-    const [first, ...more] = pathsSince[0]![1];
-    if (first === undefined || this.#listeners.size === 0) return;
-    this.options.onReload?.(`changed: ${toAscii(first.slice(1))}${more.length > 0 ? ` and ${more.length} more` : ""}`);
+    const version = this.#version;
+    const pages = Map.groupBy(this.#listeners, ([, version]) => version);
+    pages.delete(version);
+    for (const [since, listeners] of pages) {
+      const paths = this.#changedSince(since);
+      const sheets = paths?.filter((path) => !/\.css\.map$/i.test(path)); // pages need no source maps
+      const isSwap = sheets?.every((path) => /\.css$/i.test(path)) && sheets.length <= STYLES_LIMIT;
+      const styles = isSwap ? sheets!.map((path) => this.options.base + path) : undefined;
+      for (const [listener] of listeners) {
+        listener.enqueue({ data: JSON.stringify({ version, styles }) });
+        this.#listeners.set(listener, version);
+      }
+      if (paths === undefined || paths.length === 0) continue;
+      const more = paths.length > 1 ? ` and ${paths.length - 1} more` : "";
+      this.options.onReload?.(`changed: ${toAscii(paths[0]!.slice(1))}${more}`);
+    }
+  }
+
+  /** Returns the paths that have changed since a version and did not change back, or undefined for an unknown version. */
+  #changedSince(version: string): UrlPath[] | undefined {
+    const number = Number.parseInt(version);
+    if (version !== `${number}-${this.#history}`) return undefined;
+    const before = new Map(this.#changes.slice(number).reverse()); // a later entry wins: the first change of a path
+    return [...before.keys()].filter((path) => before.get(path) !== this.#known.get(path)?.content);
   }
 }
 

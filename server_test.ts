@@ -309,26 +309,24 @@ function versionIn(text: string): string {
 
 interface Change {
   version: string;
-  since?: string; // the version of the page, unless the event only has the current version
-  styles?: string[];
+  styles?: string[]; // to swap; without them, the page reloads
 }
 
 /** Opens an event stream for a page of a version. */
 async function listen(handler: Handler, version: string) {
-  const response = await handler(new Request("http://localhost/.live-reload/events"));
+  const response = await handler(new Request(`http://localhost/.live-reload/events?${version}`));
   assertEquals([response.status, response.headers.get("content-type")], [200, "text/event-stream"]);
   assertEquals(response.headers.get("cache-control"), "no-store");
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   return {
-    /** Returns the next event about another version than the page's, or undefined at the end of the stream. */
+    /** Returns the next event, or undefined at the end of the stream. */
     async next(): Promise<Change | undefined> {
       for (;;) {
         const { value, done } = await within(reader.read(), "a live-reload event");
         if (done) return undefined;
-        const [, data] = /^data:(.*)\n(?:retry:1000\n)?\n$/.exec(value) ?? fail(value);
-        const change: { version: string; styles?: Record<string, string[]> } = JSON.parse(data!);
-        if (change.version === version) continue;
-        return { ...change, since: change.styles && version, styles: change.styles?.[version] };
+        if (value === "retry:1000\n\n") continue;
+        const [, data] = /^data:(.*)\n\n$/.exec(value) ?? fail(value);
+        return JSON.parse(data!);
       }
     },
     async cancel(): Promise<void> {
@@ -4801,7 +4799,7 @@ Deno.test("handler() reports a change of anything that was requested, and of not
     site.write({ "index.html": "<p>page" }); // the same bytes
     await change(site);
     const event = await page.next();
-    assertEquals([event?.since, event?.styles], [page.version, styles]);
+    assertEquals([typeof event?.version, event?.styles], ["string", styles]);
     assertEquals(versionIn((await get(live.handler, "/", NAVIGATION)).text), event?.version);
   });
 });
@@ -4816,8 +4814,8 @@ Deno.test("handler() reports changes that follow each other closely once", async
   await Deno.remove(site.file("dist"), { recursive: true });
   site.write({ "dist/app.js": "2" });
   const first = await page.next();
-  assertEquals(first?.since, page.version);
-  assertEquals(versionIn((await get(live.handler, "/", NAVIGATION)).text), first?.version); // nothing else changed
+  assert(first !== undefined);
+  assertEquals(versionIn((await get(live.handler, "/", NAVIGATION)).text), first.version); // nothing else changed
 });
 
 Deno.test("handler() leaves out changes that were undone, and tells pages that were read meanwhile", async () => {
@@ -4830,7 +4828,7 @@ Deno.test("handler() leaves out changes that were undone, and tells pages that w
   Deno.renameSync(site.file("a.old"), site.file("a.js"));
   const other = await listen(live.handler, meanwhile);
   const event = await page.next();
-  assertEquals([event?.since, event?.styles], [page.version, []]); // nothing to swap
+  assertEquals(event?.styles, []); // nothing to swap
   assert(event?.version !== meanwhile);
   assertEquals((await other.next())?.styles, undefined); // reloads
 });
@@ -4861,7 +4859,7 @@ Deno.test("handler() reports 3,000 changed stylesheets in one short event", asyn
   for (const name of names) Deno.writeTextFileSync(site.file(name), "");
   const event = await page.next();
   const version = versionIn((await get(live.handler, "/", NAVIGATION)).text);
-  assertEquals(event, { version, since: page.version, styles: undefined });
+  assertEquals(event, { version });
 });
 
 Deno.test("handler() does not report changes of files given in ignore", async () => {
@@ -4883,24 +4881,44 @@ Deno.test("handler() does not report changes of files given in ignore", async ()
   assertMatch(lines[1]!, /^changed: (?:z\.txt|index\.html|) and 1 more$/);
 });
 
-Deno.test("handler() reports at once to a page of an old version, and not to a page of the current one", async () => {
-  await using site = await Site.lay({ "index.html": "<p>page", "a.css": "a" });
+Deno.test("handler() reports changes to a page of an old version, and not to a page of the current one", async () => {
+  await using site = await Site.lay({ "index.html": "<p>page", "a.css": "a", "b.css": "b" });
   await using live = startLive(site);
   const old = versionIn((await get(live.handler, "/", NAVIGATION)).text);
-  await get(live.handler, "/a.css");
+  for (const path of ["/a.css", "/b.css"]) await get(live.handler, path);
   site.write({ "a.css": "changed" }); // nobody listens
   const current = versionIn((await get(live.handler, "/", NAVIGATION)).text);
   assert(current !== old);
   const [outdated, upToDate] = [await listen(live.handler, old), await listen(live.handler, current)];
-  const event = await outdated.next(); // about the change that nobody was told of
-  assertEquals([event?.since, event?.version, event?.styles], [old, current, ["/a.css"]]);
+  assertEquals(await outdated.next(), { version: current, styles: ["/a.css"] });
   const later = await listen(live.handler, old);
-  assertEquals([(await later.next())?.since], [undefined]); // reloads
-  site.write({ "a.css": "changed again" });
-  assertEquals((await upToDate.next())?.since, current); // it was told of nothing before
+  assertEquals(await later.next(), { version: current, styles: ["/a.css"] });
+  site.write({ "b.css": "changed" });
+  assertEquals((await upToDate.next())?.styles, ["/b.css"]);
+  assertEquals((await outdated.next())?.styles, ["/b.css"]);
 
   await using restarted = startLive(site);
-  assertEquals((await (await listen(restarted.handler, current)).next())?.since, undefined);
+  const events = await listen(restarted.handler, current);
+  assertEquals(await events.next(), { version: versionIn((await get(restarted.handler, "/", NAVIGATION)).text) });
+  const unknown = await listen(restarted.handler, "0-0");
+  assertEquals(Object.keys(await unknown.next() ?? {}), ["version"]);
+});
+
+Deno.test("handler() reloads pages of a version that is older than the remembered changes", async () => {
+  await using site = await Site.lay({ "index.html": "<p>page", "a.css": "" });
+  await using live = startLive(site, { limits: { knownPaths: 3 } });
+  const getVersion = async () => versionIn((await get(live.handler, "/", NAVIGATION)).text);
+  const old = await getVersion();
+  await get(live.handler, "/a.css");
+  const versions = [];
+  for (let count = 1; count <= 4; count++) {
+    site.write({ "a.css": "x".repeat(count) });
+    versions.push(await getVersion());
+  }
+  assertEquals(new Set(versions).size, 4);
+  for (const version of [old, versions[0]!]) {
+    assertEquals(await (await listen(live.handler, version)).next(), { version: versions[3]! });
+  }
 });
 
 Deno.test("handler() notices a change that another request sees first, and one during the read of a page", async () => {
@@ -4909,7 +4927,7 @@ Deno.test("handler() notices a change that another request sees first, and one d
   const page = await openPage(live, "/", ["/a.txt"]);
   site.write({ "a.txt": "changed" });
   assertEquals((await get(live.handler, "/a.txt")).text, "changed");
-  assertEquals((await page.next())?.since, page.version);
+  assert(await page.next());
 
   const response = await live.handler(new Request("http://localhost/", { headers: NAVIGATION }));
   site.write({ "index.html": "<p>changed" });
@@ -4956,7 +4974,7 @@ Deno.test("handler() notices a change that another request reads first, if only 
   assertEquals((await get(live.handler, "/a.js", { "accept-encoding": "br" })).text, "precompressed");
   site.write({ "a.js": "changed" }); // to another length: its times may be the same
   assertEquals((await get(live.handler, "/a.js")).text, "changed");
-  assertEquals((await page.next())?.since, page.version);
+  assert(await page.next());
 });
 
 Deno.test("handler() notices a second change that leaves the metadata as it was, when the file has settled", async () => {
@@ -4970,7 +4988,7 @@ Deno.test("handler() notices a second change that leaves the metadata as it was,
     const page = await openPage(live, "/", ["/a.txt"]);
     site.write({ "a.txt": "two" });
     time += 3000;
-    assertEquals((await page.next())?.since, page.version);
+    assert(await page.next());
   } finally {
     Deno.statSync = statSync;
   }
@@ -4991,7 +5009,7 @@ Deno.test("handler() notices a change that another request reads while it is wri
   } finally {
     fs.readSync = readSync;
   }
-  assertEquals((await page.next())?.since, page.version);
+  assert(await page.next());
 });
 
 Deno.test("handler() reports changes at the end of the first sweep that finds no other", async (t) => {
@@ -5004,7 +5022,7 @@ Deno.test("handler() reports changes at the end of the first sweep that finds no
       looks = count;
       if (count <= 5) site.write({ "a.js": `${count}` });
     });
-    assertEquals((await page.next())?.since, page.version);
+    assert(await page.next());
     assertEquals(looks, 6);
   });
   await t.step("that the request for a page noticed", async () => {
@@ -5015,7 +5033,7 @@ Deno.test("handler() reports changes at the end of the first sweep that finds no
     assert(versionIn((await get(live.handler, "/", NAVIGATION)).text) !== old);
     let looks = 0;
     using _ = beforeLooks(site.file("index.html"), (count) => looks = count);
-    assertEquals((await (await listen(live.handler, old)).next())?.since, old);
+    assert(await (await listen(live.handler, old)).next());
     assertEquals(looks, 2); // the first may follow the change at once
   });
   await t.step("or after twenty sweeps that found other changes", async () => {
@@ -5027,10 +5045,10 @@ Deno.test("handler() reports changes at the end of the first sweep that finds no
       looks = count;
       site.write({ "busy.log": `${count}` });
     });
-    assertEquals((await page.next())?.since, page.version);
-    assertEquals(looks, 21);
+    assert(await page.next());
+    assertEquals(looks, 20); // and one before
     await page.next();
-    assertEquals(looks, 42); // counts anew
+    assertEquals(looks, 41); // counts anew
   });
 });
 
@@ -5047,8 +5065,8 @@ Deno.test("handler() rests between two sweeps, 25 times as long as they take, bu
     await until(() => rests.length >= 2, "two sweeps");
     assertEquals(rests[1], rest);
     site.write({ "index.html": "<p>changed" });
-    assertEquals((await page.next())?.since, page.version);
-    assertEquals(rests.at(-1), 100); // while pages wait for an event
+    assert(await page.next());
+    assertEquals(rests.at(-2), 100); // while pages wait for an event
   });
 });
 
@@ -5115,7 +5133,7 @@ Deno.test("handler() ends its event streams when the signal aborts, starts no ne
   await disconnected.cancel();
   await fetchFrom(live.handler, "/.live-reload/events", { method: "HEAD" });
   site.write({ "index.html": "<p>changed" });
-  for (const events of listeners) assertEquals((await events.next())?.since, version);
+  for (const events of listeners) assert(await events.next());
   await until(() => timers.pending.size > 0, "a rest");
   live.stop.abort();
   assertEquals(timers.pending.size, 0);
@@ -5155,9 +5173,9 @@ Deno.test("handler() lets a page that is opened during a burst swap the styleshe
   const version = versionIn((await get(live.handler, "/", NAVIGATION)).text); // sweeps
   const later = await listen(live.handler, version);
   site.write({ "b.css": "changed {}" });
-  assertEquals((await page.next())?.since, page.version);
+  assert(await page.next());
   const event = await later.next();
-  assertEquals([event?.since, event?.styles?.includes("/b.css")], [version, true]);
+  assertEquals(event?.styles, ["/b.css"]);
 });
 
 Deno.test("handler() never sweeps twice at a time, even if another page comes during a sweep", async () => {
@@ -5185,7 +5203,7 @@ Deno.test("handler() never sweeps twice at a time, even if another page comes du
     mayOpen.resolve();
     await until(() => timers.pending.size > 0, "a rest");
     assertEquals(timers.pending.size, 1);
-    assertEquals((await other.next())?.since, page.version);
+    assert(await other.next());
   } finally {
     Deno.open = open;
   }
@@ -5214,7 +5232,7 @@ Deno.test({
       await using live = startLive(site);
       const page = await openPage(live, "/", ["/open/b.txt", "/locked/a.txt", "/locked/"]);
       await Deno.remove(site.file("open/b.txt"));
-      assertEquals((await page.next())?.since, page.version);
+      assert(await page.next());
     });
     await chmod(site.file("locked"), 0o755);
   },
@@ -5791,7 +5809,7 @@ Deno.test("main() prints that --live and --auth are on, and stops even if a page
   versionIn(await (await fetch(server.url, { headers: { ...headers, accept: "text/html" } })).text());
   const events = await fetch(`${server.url}.live-reload/events`, { headers });
   server.signal("SIGINT");
-  assertMatch(await within(events.text(), "the end of the event stream"), /^data:.*\nretry:1000\n\n$/);
+  assertMatch(await within(events.text(), "the end of the event stream"), /^retry:1000\n\n$/);
   const { code, stdout, stderr } = await server.finish();
   assertEquals([code, stderr], [0, ""]);
   assertStringIncludes(
@@ -5812,7 +5830,7 @@ Deno.test({
     let page = await openPage({ handler }, "/", ["/list/", "/list/fifo"]);
     const change = async (fn: () => unknown) => {
       await fn();
-      assertEquals((await page.next())?.since, page.version);
+      assert(await page.next());
       await page.cancel();
       page = await openPage({ handler }, "/", ["/list/", "/list/fifo"]);
     };
