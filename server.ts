@@ -205,19 +205,14 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (liveResponse !== undefined) return liveResponse;
     const selected = await select(request, path, query);
     if (selected instanceof Response) return selected;
-    live?.recordTag(selected);
     const sent = live?.withoutConditions(request, selected) ?? request;
     return await send(sent, selected, { files, encodings, responses }, info);
   }
 
-  /** Looks a path up and records it for live reload. */
+  /** Looks a path up, which live reload watches from then on. */
   function look(path: UrlPath): Entry | undefined {
-    let entry: Entry | undefined;
-    try {
-      return entry = files.look(path);
-    } finally {
-      live?.record(path, entry);
-    }
+    live?.watch(path);
+    return files.look(path);
   }
 
   /** Returns the representation for a path, or a finished response such as a redirect or a listing. */
@@ -235,10 +230,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     // With `spa`, a folder counts only if it has an index.html. Other folders are paths of the app.
     const isServedAsFolder = entry !== undefined && (!spa || !isFolderPath && look(append(path, `/${INDEX}`))?.isFile);
     if (isServedAsFolder && !isFolderPath) return responses.redirect(append(path, "/"), query); // for relative links in its page
-    if (isServedAsFolder && listing) {
-      live?.record(path, entry, () => files.visibleNames(entry));
-      return await listings.render(entry, request, query);
-    }
+    if (isServedAsFolder && listing) return await listings.render(entry, request, query);
     if (spa && isAppRoute(request, path)) {
       const app = APP_PAGES.map((page) => look(page)).find((entry) => entry?.isFile);
       if (app !== undefined) return await encodings.select(app, request.headers);
@@ -252,7 +244,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     for (let end = path.indexOf("/", 1); end > 0; end = path.indexOf("/", end + 1)) {
       const folder = path.slice(0, end + 1) as UrlPath;
       if (!files.exists(folder)) {
-        live?.record(folder, undefined); // it may be created with a 404.html
+        live?.watch(folder); // it may be created with a 404.html
         break;
       }
       folders.unshift(folder);
@@ -556,8 +548,8 @@ class Files {
   }
 
   /** Reads a small file, unless it has changed. This takes a fraction of the time of `open`, which waits for a thread. */
-  readNow(entry: Entry): Contents | undefined {
-    if (entry.size > SYNC_SIZE) return undefined;
+  readNow(entry: Entry, limit = SYNC_SIZE): Contents | undefined {
+    if (entry.size > limit) return undefined;
     const { openSync, readSync, fstatSync, closeSync, constants } = fs();
     const bytes = new Uint8Array(entry.size);
     let file: number | undefined;
@@ -1797,10 +1789,11 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 
 /** What was found at a known path. */
 interface Outcome {
-  metadata: string; // size, times, inode and device; "" if the path is missing
-  content: string; // differs if a page can see a change: the tag or the names if `isRead`, otherwise the metadata
-  isRead?: boolean; // whether a request read the file or listed the folder
+  readonly metadata: string; // differs if the file or folder may have changed
+  readonly content: string; // differs if a page can see a change: the tag of the bytes, or of the names in a listed folder
 }
+
+const MISSING: Outcome = { metadata: "", content: "" };
 
 /**
  * Looks at all requested paths again and again while pages listen, and sends an event if one has changed. A page carries
@@ -1808,7 +1801,7 @@ interface Outcome {
  */
 class LiveReload {
   #known = new Map<UrlPath, Outcome>(); // the path requested last comes last
-  #changes: [path: UrlPath, before: string][] = []; // the paths that changed, and their content before; oldest first
+  #changes: [path: UrlPath, before: string][] = []; // what changed, and its content before; the oldest first
   #history: string = crypto.randomUUID(); // identifies this list of changes
   #listeners = new Map<ReadableStreamDefaultController<ServerSentEventMessage>, string>(); // and the versions of their pages
   #ignored: RegExp[];
@@ -1839,23 +1832,13 @@ class LiveReload {
     return this.services.responses.build(LIVE_SCRIPT, headers);
   }
 
-  /** Records the outcome of a request for a path, and the names in a listed folder. Only a sweep changes known outcomes. */
-  record(path: UrlPath, entry: Entry | undefined, names?: () => string): void {
-    const key = path.length > 1 && path.endsWith("/") ? path.slice(0, -1) as UrlPath : path;
-    if (key.length > LONGEST_PATH || this.#isIgnored(key)) return;
-    const outcome = this.#known.get(key) ?? toOutcome(entry);
-    if (names !== undefined && !outcome.isRead) Object.assign(outcome, { content: names(), isRead: true });
-    this.#known.delete(key);
-    this.#known.set(key, outcome);
+  /** Looks at a path, now and in each sweep. If it ends with a slash, the names in the folder count. */
+  watch(path: UrlPath): void {
+    if (path.length > LONGEST_PATH || this.#isIgnored(path)) return;
+    const outcome = this.#known.get(path) ?? this.#look(path);
+    this.#known.delete(path);
+    this.#known.set(path, outcome);
     if (this.#known.size > this.options.limits.knownPaths) this.#known.delete(this.#known.keys().next().value!);
-  }
-
-  /** Records the tag of a file that is served. It stays the same if the file is rewritten with the same bytes. */
-  recordTag({ entry, full: { headers } }: Representation): void {
-    const outcome = entry && this.#known.get(entry.path);
-    const content = headers.get("etag")?.replace(/^W\//, "");
-    const isFirst = outcome?.isRead !== true && outcome?.metadata === toOutcome(entry).metadata;
-    if (isFirst && content !== undefined) Object.assign(outcome, { content, isRead: true });
   }
 
   /** Reports whether a glob matches the path, a parent folder, or any name in it. */
@@ -1910,7 +1893,7 @@ class LiveReload {
         listener = controller;
         listener.enqueue({ retry: RETRY_TIME });
         this.#listeners.set(listener, version);
-        if (this.#listeners.size === 1) this.#watch();
+        if (this.#listeners.size === 1) this.#keepSweeping();
       },
       cancel: () => {
         this.#listeners.delete(listener);
@@ -1921,8 +1904,8 @@ class LiveReload {
     return this.services.responses.build(events.pipeThrough(new ServerSentEventStream()), headers);
   }
 
-  /** Sweeps, and again after a rest while pages listen. Tells them of changes when a sweep finds no further ones. */
-  async #watch(lastVersion = "", sweeps = 0): Promise<void> {
+  /** Sweeps, and again after a rest while pages listen. Announces changes when a sweep finds no further ones. */
+  async #keepSweeping(lastVersion = "", sweeps = 0): Promise<void> {
     const start = this.options.now();
     await this.#sweep();
     const version = this.#version;
@@ -1931,7 +1914,7 @@ class LiveReload {
     if (!isBurst) this.#announce();
     clearTimeout(this.#timer); // the last page may have left and another one come during the sweep
     if (this.#listeners.size === 0) return;
-    const next = () => this.#watch(version, isBurst ? sweeps + 1 : 0);
+    const next = () => this.#keepSweeping(version, isBurst ? sweeps + 1 : 0);
     this.#timer = setTimeout(next, Math.max(this.options.limits.sweepRest, rest));
   }
 
@@ -1944,37 +1927,38 @@ class LiveReload {
     this.#nextSweep = undefined;
     let sliceStart = performance.now();
     for (const [path, before] of [...this.#known]) {
-      this.#update(path, before, await this.#lookAgain(path, before));
+      const outcome = this.#look(path, before);
+      if (outcome !== before) this.#known.set(path, outcome);
+      if (outcome.content !== before.content) this.#changes.push([path, before.content]);
       if (performance.now() - sliceStart < SLICE_TIME) continue;
       await delay(0);
       if (this.options.signal?.aborted) return;
       sliceStart = performance.now();
     }
-  }
-
-  async #lookAgain(path: UrlPath, { metadata, isRead }: Outcome): Promise<Outcome> {
-    const { files, encodings } = this.services;
-    try {
-      const entry = files.look(path);
-      const outcome = { ...toOutcome(entry), isRead };
-      if (
-        outcome.metadata === metadata || entry === undefined || !isRead || entry.size > this.options.limits.readSize
-      ) return outcome;
-      if (!entry.isFile) return { ...outcome, content: files.visibleNames(entry) };
-      const { full } = await encodings.select(entry, new Headers());
-      return { ...outcome, content: full.headers.get("etag")! };
-    } catch {
-      return { ...toOutcome(), isRead }; // an unreadable path counts as missing
-    }
-  }
-
-  #update(path: UrlPath, before: Outcome, outcome: Outcome): void {
-    if (outcome.metadata === before.metadata) return;
-    this.#known.set(path, outcome);
-    if (outcome.content !== before.content) this.#changes.push([path, before.content]);
     if (this.#changes.length <= this.options.limits.knownPaths) return;
     this.#changes = [];
     this.#history = crypto.randomUUID();
+  }
+
+  /** Looks at a path, and reads it if its metadata has changed. An unreadable path counts as missing. */
+  #look(path: UrlPath, before?: Outcome): Outcome {
+    try {
+      const entry = this.services.files.look(path);
+      if (entry === undefined) return MISSING;
+      const { isFile, isSettled, version } = entry;
+      // When a file has settled, its metadata differs, so that its bytes are compared once more.
+      const metadata = `${[version, isFile, isSettled]}`;
+      return metadata === before?.metadata ? before : { metadata, content: strongTag(this.#read(path, entry)) };
+    } catch {
+      return MISSING;
+    }
+  }
+
+  /** Returns what a page can see of a file or folder. The bytes of large files are not compared. */
+  #read(path: UrlPath, entry: Entry): Bytes | string {
+    const { files } = this.services;
+    if (!entry.isFile) return path.endsWith("/") ? files.visibleNames(entry) : "a folder";
+    return files.readNow(entry, this.options.limits.readSize)?.bytes ?? `${entry.size} ${entry.mtime} ${entry.ctime}`;
   }
 
   /** Tells each page what has changed since its version. A page without a list of stylesheets to swap reloads. */
@@ -2004,14 +1988,6 @@ class LiveReload {
     const before = new Map(this.#changes.slice(number).reverse()); // a later entry wins: the first change of a path
     return [...before.keys()].filter((path) => before.get(path) !== this.#known.get(path)?.content);
   }
-}
-
-/** Returns the outcome of a look that reads nothing. The slashes keep its content apart from tags and names. */
-function toOutcome(entry?: Entry): Outcome {
-  if (entry === undefined) return { metadata: "", content: "/missing" };
-  const { isFile, isSettled, version } = entry;
-  // When a file has settled, its metadata differs, so that its bytes are compared once more.
-  return { metadata: `${version}/${isFile}/${isSettled}`, content: isFile ? version : "/folder" };
 }
 
 /** Inserts an element near the beginning of a page, which must be in the first chunk. UTF-16 pages stay unchanged. */

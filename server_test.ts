@@ -4745,6 +4745,7 @@ Deno.test("handler() reports a change of anything that was requested, and of not
       "sub/404.html": "none",
       "data.json": "{}",
       "big.bin": new Uint8Array(2 << 20),
+      "half.bin": new Uint8Array(1 << 19),
       "list/a.txt": "a",
       "empty": null,
       "unused.txt": "x",
@@ -4753,6 +4754,7 @@ Deno.test("handler() reports a change of anything that was requested, and of not
   const uses = [
     "/data.json",
     "/big.bin",
+    "/half.bin",
     "/list/",
     "/empty/",
     "/sub/none",
@@ -4796,7 +4798,7 @@ Deno.test("handler() reports a change of anything that was requested, and of not
     const page = await openPage(live, "/", uses);
     const unnoticed = { "unused.txt": "y", "list/.hidden": "", "style.css~": "", "#index.html#": "", "4913": "" };
     site.write(unnoticed); // a change on its own would be a version of its own
-    site.write({ "index.html": "<p>page" }); // the same bytes
+    site.write({ "index.html": "<p>page", "half.bin": new Uint8Array(1 << 19) }); // the same bytes
     await change(site);
     const event = await page.next();
     assertEquals([typeof event?.version, event?.styles], ["string", styles]);
@@ -5143,26 +5145,23 @@ Deno.test("handler() ends its event streams when the signal aborts, starts no ne
 });
 
 Deno.test("handler() gives a page the version after a change that a running sweep missed", async () => {
-  await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "a".repeat(100_000) });
+  await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "a" });
   await using live = startLive(site);
   const getVersion = async () => versionIn((await get(live.handler, "/", NAVIGATION)).text);
-  await getVersion();
+  const old = await getVersion();
   await get(live.handler, "/a.txt");
-  const { open } = Deno;
   let version: Promise<string> | undefined;
-  try {
-    Deno.open = (...args) => { // the sweep has looked at index.html, and reads a.txt
-      Deno.open = open;
+  {
+    using _ = beforeLooks(site.file("a.txt"), () => { // the sweep has looked at index.html
+      if (version !== undefined) return;
       site.write({ "index.html": "<p>changed" });
       version = getVersion();
-      return open(...args);
-    };
-    site.write({ "a.txt": "b".repeat(100_001) });
+    });
     await getVersion();
-  } finally {
-    Deno.open = open;
   }
-  assertEquals(await version, await getVersion());
+  const current = await getVersion();
+  assert(current !== old);
+  assertEquals(await version, current);
 });
 
 Deno.test("handler() lets a page that is opened during a burst swap the stylesheets", async () => {
@@ -5179,34 +5178,31 @@ Deno.test("handler() lets a page that is opened during a burst swap the styleshe
 });
 
 Deno.test("handler() never sweeps twice at a time, even if another page comes during a sweep", async () => {
-  await using site = await Site.lay({ "index.html": "<p>page", "a.txt": "a".repeat(100_000) });
+  await using site = await Site.lay({ "index.html": "<p>page" });
   await using live = startLive(site, { limits: { sweepRest: 100 } });
   using timers = watchRests();
-  const page = await openPage(live, "/", ["/a.txt"]);
+  const page = await openPage(live);
   await until(() => timers.pending.size === 1, "a rest");
+  const sweep = Promise.withResolvers<() => void>(); // resolves to the rest of a sweep that yields to other requests
   let looks = 0;
-  using _ = beforeLooks(site.file("index.html"), (count) => looks = count);
-  const { open } = Deno;
-  const [opening, mayOpen] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
-  try {
-    Deno.open = async (...args) => {
-      opening.resolve();
-      await mayOpen.promise;
-      return await open(...args);
-    };
-    site.write({ "a.txt": "b".repeat(100_001) }); // too big to be read at once
-    await within(opening.promise, "a sweep that reads a.txt");
-    await page.cancel();
-    const other = await listen(live.handler, page.version);
-    await get(live.handler, "/none", NAVIGATION); // does not wait for the end of the sweep
-    assertEquals(looks, 1);
-    mayOpen.resolve();
-    await until(() => timers.pending.size > 0, "a rest");
-    assertEquals(timers.pending.size, 1);
-    assert(await other.next());
-  } finally {
-    Deno.open = open;
-  }
+  using _ = beforeLooks(site.file("index.html"), (count) => {
+    looks = count;
+    if (count > 1) return;
+    for (const end = performance.now() + 5; performance.now() < end;); // longer than a slice of a sweep
+    const { setTimeout } = globalThis;
+    const hold = (callback: () => void) => (globalThis.setTimeout = setTimeout, sweep.resolve(callback), 0);
+    Object.assign(globalThis, { setTimeout: hold });
+  });
+  const finish = await within(sweep.promise, "a sweep");
+  await page.cancel();
+  const other = await listen(live.handler, page.version);
+  await get(live.handler, "/none", NAVIGATION); // does not wait for the end of the sweep
+  assertEquals(looks, 1);
+  finish();
+  await until(() => timers.pending.size > 0, "a rest");
+  assertEquals(timers.pending.size, 1);
+  site.write({ "index.html": "<p>changed" });
+  assert(await other.next());
 });
 
 Deno.test("handler() looks at nothing while nobody listens", async () => {
