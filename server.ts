@@ -1749,34 +1749,26 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
     return true;
   }
 
-  function isAt(url, path, base) {
+  // Reports whether a link, a style element or an @import rule uses a stylesheet, directly or by imports.
+  function uses({ href, sheet, styleSheet = sheet }, path, base) {
     try {
-      const { origin, pathname } = new URL(url, base);
-      return origin === location.origin && decodeURIComponent(pathname) === path;
-    } catch {
-      return false;
-    }
-  }
-
-  function usesStylesheet(sheet, path) {
-    try {
-      return isAt(sheet.href, path) || [...sheet.cssRules].some((rule) =>
-        "href" in rule && (isAt(rule.href, path, sheet.href ?? location.href) || usesStylesheet(rule.styleSheet, path)));
+      const url = new URL(href ?? "", base);
+      if (url.origin === location.origin && decodeURIComponent(url.pathname) === path) return true;
+      return [...styleSheet.cssRules].some((rule) => "href" in rule && uses(rule, path, url));
     } catch {
       return false; // the stylesheet is missing or of another origin
     }
   }
 
-  // Returns the links that use a stylesheet, directly or by @import, or no link if anything else uses it as well.
+  // Returns the links that use a stylesheet, or no link if anything else uses it as well.
   function swappableLinks(path) {
-    const links = [...document.querySelectorAll("link[rel~=stylesheet]")]
-      .filter((link) => isAt(link.href, path) || usesStylesheet(link.sheet, path));
-    const isOtherUse = (sheet) => !links.includes(sheet.ownerNode) && usesStylesheet(sheet, path);
+    const elements = roots(document).flatMap((root) => [...root.querySelectorAll("link[rel~=stylesheet], style")]);
+    const users = elements.filter((element) => uses(element, path, element.baseURI));
+    const isLink = (user) => user.localName === "link" && document.contains(user);
     const isLoadedByScript = ({ name, initiatorType }) =>
-      /script|fetch|xmlhttprequest/.test(initiatorType) && isAt(name, path);
-    const isUsedElsewhere = performance.getEntriesByType("resource").some(isLoadedByScript) ||
-      roots(document).some((root) => [...root.styleSheets].some(isOtherUse));
-    return isUsedElsewhere ? [] : links;
+      /script|fetch|xmlhttprequest/.test(initiatorType) && uses({ href: name }, path);
+    const isSwappable = users.every(isLink) && !performance.getEntriesByType("resource").some(isLoadedByScript);
+    return isSwappable ? users : [];
   }
 
   // Returns a document or shadow root, and all that are inside it; closed and foreign ones are not visible.
@@ -1843,10 +1835,9 @@ class LiveReload {
 
   /** Reports whether a glob matches the path, a parent folder, or any name in it. */
   #isIgnored(path: UrlPath): boolean {
-    if (this.#ignored.length === 0) return false;
-    let end = 0;
-    const candidates = path.split("/").slice(1).flatMap((name) => [name, path.slice(1, end += 1 + name.length)]);
-    return this.#ignored.some((glob) => candidates.some((candidate) => glob.test(candidate)));
+    const names = path.slice(1).split("/");
+    const upTo = (index: number) => names.slice(0, index + 1).join("/");
+    return this.#ignored.some((glob) => names.some((name, index) => glob.test(name) || glob.test(upTo(index))));
   }
 
   /** Sweeps, and returns the version for a page that is about to be read. */
