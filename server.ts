@@ -1686,12 +1686,8 @@ const STYLES_LIMIT = 50; // changed stylesheets in an event; more cause a reload
  * The start of a page, which must stay before the script: byte order mark, comments, doctype, <html> and <head>.
  * An unclosed comment or tag does not match, so the script is inserted before it.
  */
-const PAGE_START = (() => {
-  const space = String.raw`(?:\s|<!--[^]*?-->|<\?xml[^]*?\?>)*`;
-  const attributes = String.raw`(?:\s(?:"[^"]*"|'[^']*'|[^>"'])*)?`;
-  const tags = ["!doctype[^>]*", `html${attributes}`, `head${attributes}`].map((tag) => `(?:<${tag}>${space})?`);
-  return new RegExp(String.raw`^(?:\xef\xbb\xbf)?${space}${tags.join("")}`, "i");
-})();
+const PAGE_START =
+  /^(?:\xef\xbb\xbf)?(?:\s|<!--[^]*?-->|<\?xml[^]*?\?>|<!doctype[^>]*>|<(?:html|head)(?:\s(?:"[^"]*"|'[^']*'|[^>"'])*)?>)*/i;
 
 /** The script in every page. It has a URL because a content-security policy may forbid inline scripts. */
 const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when a file changes
