@@ -1730,19 +1730,16 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
     // A listing or an error page is no reason to replace a page that came from a file.
     const isFile = headers.has("accept-ranges") || !headers.get("content-type")?.startsWith("text/html");
     const isReady = isStandIn || ok && isFile && headers.get("content-length") !== "0";
-    if (isReady && isFirstAttempt(newVersion)) return location.reload();
+    // A service worker may respond with a page of an old version: reload only once for each version.
+    const attempt = location.href + " " + newVersion;
+    let lastAttempt;
+    try {
+      lastAttempt = sessionStorage[key];
+      sessionStorage[key] = attempt;
+    } catch {} // storage is disabled
+    if (isReady && attempt !== lastAttempt) return location.reload();
     version = newVersion;
     listen();
-  }
-
-  // A service worker may respond with a page of an old version: reload only once for each version.
-  function isFirstAttempt(newVersion) {
-    const attempt = location.href + " " + newVersion;
-    try {
-      if (sessionStorage.getItem(key) === attempt) return false;
-      sessionStorage.setItem(key, attempt);
-    } catch {} // storage is disabled
-    return true;
   }
 
   // Reports whether a link, a style element or an @import rule uses a stylesheet, directly or by imports.
