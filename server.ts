@@ -45,59 +45,6 @@ export const VERSION = "1.0.0";
 
 // Options -----------------------------------------------------------------------------------------------------------
 
-/** Options of {@linkcode createHandler}. */
-export interface Options {
-  /** The folder to serve. @default {"the `www` folder beside this file, or `./www` if the file was loaded from a URL"} */
-  root: string;
-  /** The URL path that the root is served under, such as `/docs/`. Requests outside it get a 404. @default {"/"} */
-  base: string;
-  /** Whether to list folders that have no `index.html`. @default {true} */
-  listing: boolean;
-  /** Whether to serve files and folders whose names begin with a dot. `/.well-known/` is always served. @default {false} */
-  dotfiles: boolean;
-  /** Whether to follow symbolic links that lead out of the root. Links inside the root always work. @default {false} */
-  symlinks: boolean;
-  /**
-   * Single-page app: whether unknown paths get the root's `200.html` or `index.html`, unless they have an extension.
-   * @default {false}
-   */
-  spa: boolean;
-  /** Whether to send CORS headers that allow every origin (Fetch standard, CORS protocol). @default {false} */
-  cors: boolean;
-  /** Extra response headers as [name, value]; they replace the server's own. @default {[]} */
-  headers: [name: string, value: string][];
-  /** `Cache-Control: max-age` in seconds for all files but HTML; 0 means `no-cache`. @default {0} */
-  maxAge: number;
-  /** Whether to compress responses for clients that accept it. @default {true} */
-  compress: boolean;
-  /**
-   * Host names that clients on this machine may use besides `localhost` and IP addresses; `.example.com` allows all names
-   * under it. Other names get a 403: any web page could point its own name to 127.0.0.1 (DNS rebinding). @default {[]}
-   */
-  allowHosts: string[];
-  /** Whether pages reload in the browser when a file that was requested changes. @default {false} */
-  live: boolean;
-  /** Globs of names or paths that must not trigger a reload. @default {[]} */
-  ignore: string[];
-  /** Called with a line of text when pages are sent a change, without a line break. @default {undefined} */
-  onReload?: (line: string) => void;
-  /** Stops live reload. Abort it before `server.shutdown()`, which waits for open event streams. @default {undefined} */
-  signal?: AbortSignal;
-  /** Credentials (`user:password`) that every request needs (RFC 7617, 2); undefined: no login. @default {undefined} */
-  auth?: string;
-  /** Called with one line per request, without a line break. @default {undefined} */
-  log?: (line: string) => void;
-  /**
-   * The format of these lines: Apache's Combined Log Format, or time, client, request, status, length and duration.
-   * @default {"combined"}
-   */
-  logFormat: "combined" | "short";
-  /** The clock, in milliseconds since 1970; tests replace it. @default {() => Date.now()} */
-  now: () => number;
-  /** Times and sizes; tests lower them. @default {LIMITS} */
-  limits: Limits;
-}
-
 /** Times in milliseconds and sizes in bytes, unless noted. Tests use lower ones. */
 export const LIMITS = {
   readSize: 1 << 20, // larger files are not read into memory
@@ -115,25 +62,54 @@ export const LIMITS = {
 /** The type of {@linkcode LIMITS}. */
 export type Limits = Readonly<typeof LIMITS>;
 
-/** The default options. */
-export const DEFAULTS: Readonly<Options> = {
-  root: import.meta.dirname === undefined ? "www" : join(import.meta.dirname, "www"),
-  base: "/",
-  listing: true,
-  dotfiles: false,
-  symlinks: false,
-  spa: false,
-  cors: false,
-  headers: [],
-  maxAge: 0,
-  compress: true,
-  allowHosts: [],
-  live: false,
-  ignore: [],
-  logFormat: "combined",
-  now: () => Date.now(),
-  limits: LIMITS,
-};
+/** Options of {@linkcode createHandler}. Their initial values are the defaults. */
+export class Options {
+  /** The folder to serve: the `www` folder beside this file, or `./www` if the file was loaded from a URL. */
+  root: string = import.meta.dirname === undefined ? "www" : join(import.meta.dirname, "www");
+  /** The URL path that the root is served under, such as `/docs/`. Requests outside it get a 404. */
+  base = "/";
+  /** Whether to list folders that have no `index.html`; true by default. */
+  listing = true;
+  /** Whether to serve files and folders whose names begin with a dot. `/.well-known/` is always served. */
+  dotfiles = false;
+  /** Whether to follow symbolic links that lead out of the root. Links inside the root always work. */
+  symlinks = false;
+  /** Single-page app: whether unknown paths get the root's `200.html` or `index.html`, unless they have an extension. */
+  spa = false;
+  /** Whether to send CORS headers that allow every origin (Fetch standard, CORS protocol). */
+  cors = false;
+  /** Extra response headers; they replace the server's own. */
+  headers: [name: string, value: string][] = [];
+  /** `Cache-Control: max-age` in seconds for all files but HTML; 0 means `no-cache`. */
+  maxAge = 0;
+  /** Whether to compress responses for clients that accept it; true by default. */
+  compress = true;
+  /**
+   * Host names that clients on this machine may use besides `localhost` and IP addresses; `.example.com` allows all names
+   * under it. Other names get a 403: any web page could point its own name to 127.0.0.1 (DNS rebinding).
+   */
+  allowHosts: string[] = [];
+  /** Whether pages reload in the browser when a file that was requested changes. */
+  live = false;
+  /** Globs of names or paths that must not trigger a reload. */
+  ignore: string[] = [];
+  /** Called with a line of text when pages are sent a change, without a line break. */
+  onReload?: (line: string) => void;
+  /** Stops live reload. Abort it before `server.shutdown()`, which waits for open event streams. */
+  signal?: AbortSignal;
+  /** Credentials (`user:password`) that every request needs (RFC 7617, 2); without them, there is no login. */
+  auth?: string;
+  /** Called with one line per request, without a line break. */
+  log?: (line: string) => void;
+  /** The format of these lines: Apache's Combined Log Format by default, or time, client, request, status, length and duration. */
+  logFormat: "combined" | "short" = "combined";
+  /** The clock, in milliseconds since 1970; tests replace it. */
+  now: () => number = () => Date.now();
+  /** Times and sizes; tests lower them. */
+  limits: Limits = LIMITS;
+}
+
+const DEFAULTS = new Options();
 
 // Handler -----------------------------------------------------------------------------------------------------------
 
@@ -154,7 +130,7 @@ const NOT_FOUND_PAGE = "404.html";
  */
 export function createHandler(options: Partial<Options> = {}): Handler {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
-  const settings: Options = { ...DEFAULTS, ...Object.fromEntries(given) };
+  const settings: Options = Object.assign(new Options(), Object.fromEntries(given));
   const { listing, spa, log, logFormat: format, now } = settings;
   const base = settings.base = normalizeBase(settings.base);
   const allowHosts = settings.allowHosts.map(normalizeHost);
