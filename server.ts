@@ -122,7 +122,6 @@ type Info = Deno.ServeHandlerInfo;
 
 const INDEX = "index.html";
 const APP_PAGES = ["/200.html", `/${INDEX}`] as UrlPath[]; // the page of a single-page app, preferred first
-const NOT_FOUND_PAGE = "404.html";
 
 /**
  * Returns the handler that serves `options.root`. Throws NotFound if the root does not exist, and a
@@ -191,26 +190,27 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     return files.look(path);
   }
 
+  /** Returns the first of some paths that is a file. It does not look up those after it. */
+  function findFile(...paths: UrlPath[]): Entry | undefined {
+    return paths.values().map(look).find((entry) => entry?.isFile);
+  }
+
   /** Returns the representation for a path, or a finished response such as a redirect or a listing. */
   async function select(request: Request, path: UrlPath, query: string): Promise<Representation | Response> {
     const isFolderPath = path.endsWith("/");
-    const filePath = isFolderPath ? append(path, INDEX) : path;
-    const file = look(filePath);
-    if (file?.isFile) return await encodings.select(file, request.headers);
-    const page = isFolderPath ? undefined : look(append(path, ".html"));
-    if (page?.isFile) return await encodings.select(page, request.headers);
-    const entry = isFolderPath ? look(path) : file;
+    const index = append(path, isFolderPath ? INDEX : `/${INDEX}`);
+    const file = isFolderPath ? findFile(index) : findFile(path, append(path, ".html"));
+    if (file !== undefined) return await encodings.select(file, request.headers);
+    const entry = look(path);
     if (entry?.isFile) return responses.redirect(entry.path, query); // a file has no trailing slash
-    if (file === undefined) files.checkAccess(filePath);
+    files.checkAccess(isFolderPath ? index : path);
 
     // With `spa`, a folder counts only if it has an index.html. Other folders are paths of the app.
-    const isServedAsFolder = entry !== undefined && (!spa || !isFolderPath && look(append(path, `/${INDEX}`))?.isFile);
-    if (isServedAsFolder && !isFolderPath) return responses.redirect(append(path, "/"), query); // for relative links in its page
-    if (isServedAsFolder && listing) return await listings.render(entry, request, query);
-    if (spa && isAppRoute(request, path)) {
-      const app = APP_PAGES.map((page) => look(page)).find((entry) => entry?.isFile);
-      if (app !== undefined) return await encodings.select(app, request.headers);
-    }
+    const isFolder = entry !== undefined && (!spa || findFile(index) !== undefined);
+    if (isFolder && !isFolderPath) return responses.redirect(append(path, "/"), query); // for relative links in its page
+    if (isFolder && listing) return await listings.render(entry, request, query);
+    const app = spa && isAppRoute(request, path) ? findFile(...APP_PAGES) : undefined;
+    if (app !== undefined) return await encodings.select(app, request.headers);
     return await selectNotFound(request, path);
   }
 
@@ -227,8 +227,8 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     }
     for (const folder of folders) {
       try {
-        const entry = look(append(folder, NOT_FOUND_PAGE));
-        if (entry?.isFile) return await asNotFound(await encodings.select(entry, request.headers));
+        const page = findFile(append(folder, "404.html"));
+        if (page !== undefined) return await asNotFound(await encodings.select(page, request.headers));
       } catch (error) {
         if (statusOf(error) >= 500) throw error; // an unreadable 404.html counts as missing
       }
