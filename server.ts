@@ -269,8 +269,7 @@ const LOOPBACK_ADDRESS = /^(?:127\.|::1$|::ffff:127\.)/;
 /** Parses the target of a request. Collects the hosts of `Host`, of an absolute target, and of `:authority`. */
 function parseTarget({ url, headers }: Request, base: string): Target {
   const [, authority = "", rawPath = "", query = ""] = URL_PARTS.exec(url) ?? [];
-  const host = headers.get("host") ?? authority;
-  const foreignHosts = (host === authority ? [host] : [host, authority]).filter((host) => !IP_OR_LOCALHOST.test(host));
+  const foreignHosts = [headers.get("host") ?? authority, authority].filter((host) => !IP_OR_LOCALHOST.test(host));
   const decodedPath = resolvePath(rawPath);
   const isInBase = base === "" || decodedPath?.startsWith(`${base}/`);
   const path = isInBase ? decodedPath?.slice(base.length) as UrlPath | undefined : undefined;
@@ -279,7 +278,7 @@ function parseTarget({ url, headers }: Request, base: string): Target {
 
 /** For a client on this machine, returns the first host that is not allowed. `.example.com` also allows `example.com`. */
 function findRefusedHost({ foreignHosts }: Target, info: Info | undefined, allowHosts: string[]): string | undefined {
-  if (!isLoopbackClient(info)) return undefined;
+  if (!LOOPBACK_ADDRESS.test(clientOf(info))) return undefined;
   return foreignHosts.map(normalizeHost).find((host) =>
     !allowHosts.some((allowed) => allowed.startsWith(".") ? `.${host}`.endsWith(allowed) : host === allowed)
   );
@@ -289,13 +288,14 @@ function normalizeHost(host: string): string {
   return host.toLowerCase().replace(/\.?(?::\d*)?$/, ""); // without the root dot and the port
 }
 
-function isLoopbackClient(info?: Info): boolean {
-  return LOOPBACK_ADDRESS.test((info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "");
+/** Returns the address of the client, or "-" if it is unknown. */
+function clientOf(info?: Info): string {
+  return (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
 }
 
 /** Decodes a base and removes its trailing slash: "" or "/docs". */
 function normalizeBase(base: string): string {
-  return normalize(`/${decode(base) ?? base}/`).slice(0, -1);
+  return (resolvePath(`${base}/`) ?? normalize(`/${base}/`)).slice(0, -1);
 }
 
 /** Reports whether the page of a single-page app handles a path: it is no asset, or the request is a navigation. */
@@ -316,17 +316,10 @@ function isNavigation({ headers }: Request): boolean {
 
 /** Decodes and normalizes a path. Returns undefined for a malformed escape, invalid UTF-8, NUL or a backslash. */
 export function resolvePath(rawPath: string): UrlPath | undefined {
-  if (/^(?!.*(?:[%\\\0]|\/[./]))\//s.test(rawPath)) return rawPath as UrlPath; // no escape, backslash, NUL, `//` or dot segment
-  const path = decode(rawPath);
-  if (path === undefined || /[\0\\]/.test(path)) return undefined; // a backslash is a separator on Windows
-  const normalized = normalize(`/${path}`);
-  const isFolder = /\/\.{1,2}$/.test(path) && normalized !== "/"; // `/a/.` means `/a/` (RFC 3986, 5.2.4)
-  return (isFolder ? `${normalized}/` : normalized) as UrlPath;
-}
-
-function decode(text: string): string | undefined {
   try {
-    return decodeURIComponent(text);
+    const path = decodeURIComponent(rawPath);
+    if (/[\0\\]/.test(path)) return undefined; // a backslash is a separator on Windows
+    return normalize(`/${path}`.replace(/\/\.\.?$/, "$&/")) as UrlPath; // `/a/.` means `/a/` (RFC 3986, 5.2.4)
   } catch {
     return undefined;
   }
@@ -1592,8 +1585,7 @@ function logLine(
   { status, headers }: Response,
   { info, target, start, end, format }: LogContext,
 ): string {
-  const client = (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
-  const address = client.replace(/^::ffff:(?=.*\.)/, ""); // an IPv4-mapped address (RFC 4291, 2.5.5.2)
+  const address = clientOf(info).replace(/^::ffff:(?=.*\.)/, ""); // an IPv4-mapped address (RFC 4291, 2.5.5.2)
   const length = request.method !== "HEAD" && headers.get("content-length") || "-";
   const refusedHost = status === 403 && target.foreignHosts.length > 0 ? `//${toAscii(target.foreignHosts[0]!)}` : "";
   const what = `${request.method} ${refusedHost}${displayTarget(target)}`;
