@@ -154,7 +154,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
       response = await respond(request, target, info);
     } catch (error) {
       response = responses.fail(request, statusOf(error));
-      if (response.status >= 500) logError(`${request.method} ${displayTarget(target)}: ${errorMessage(error)}`);
+      if (response.status >= 500) logError(`${request.method} ${target.logged}: ${errorMessage(error)}`);
     }
     if (siteVersion !== undefined) response = live!.insertScript(response, siteVersion);
     if (log !== undefined && (response.status === 401 || !live?.isOwn(request, target.path))) {
@@ -247,7 +247,7 @@ type DiskPath = string & { readonly kind: "disk path" };
 
 /** The target of a request (RFC 9110, 7.1). */
 interface Target {
-  rawPath: string; // as the client sent it
+  logged: string; // path and query in ASCII, without the authority, which may contain a password
   query: string; // as the client sent it, with the question mark, or ""
   decodedPath?: UrlPath; // decoded and normalized; undefined if it is malformed
   path?: UrlPath; // the part of it below the base; undefined if it is malformed or outside the base
@@ -273,7 +273,7 @@ function parseTarget({ url, headers }: Request, base: string): Target {
   const decodedPath = resolvePath(rawPath);
   const isInBase = base === "" || decodedPath?.startsWith(`${base}/`);
   const path = isInBase ? decodedPath?.slice(base.length) as UrlPath | undefined : undefined;
-  return { rawPath, query, decodedPath, path, foreignHosts };
+  return { logged: toAscii(rawPath + query) || "*", query, decodedPath, path, foreignHosts };
 }
 
 /** For a client on this machine, returns the first host that is not allowed. `.example.com` also allows `example.com`. */
@@ -1570,25 +1570,16 @@ function writeLater(output: { write(bytes: Uint8Array): Promise<number> }, line:
   output.write(new TextEncoder().encode(`${line}\n`)).catch(() => {});
 }
 
-/** What the log needs beside a request and its response. */
-interface LogContext {
-  info?: Info;
-  target: Target;
-  start: number;
-  end: number; // when the response was ready
-  format: Options["logFormat"];
-}
+/** What the log needs beside a request and its response; `end` is when the response was ready. */
+type LogContext = { info?: Info; target: Target; start: number; end: number; format: Options["logFormat"] };
 
 /** Formats a line of the log. */
-function logLine(
-  request: Request,
-  { status, headers }: Response,
-  { info, target, start, end, format }: LogContext,
-): string {
+function logLine(request: Request, { status, headers }: Response, context: LogContext): string {
+  const { info, target, start, end, format } = context;
   const address = clientOf(info).replace(/^::ffff:(?=.*\.)/, ""); // an IPv4-mapped address (RFC 4291, 2.5.5.2)
   const length = request.method !== "HEAD" && headers.get("content-length") || "-";
-  const refusedHost = status === 403 && target.foreignHosts.length > 0 ? `//${toAscii(target.foreignHosts[0]!)}` : "";
-  const what = `${request.method} ${refusedHost}${displayTarget(target)}`;
+  const [host] = target.foreignHosts; // valid, or the status is 400
+  const what = `${request.method} ${status === 403 && host !== undefined ? `//${host}` : ""}${target.logged}`;
   if (format === "short") return `${localTime(new Date(end))} ${address} ${what} ${status} ${length} ${end - start}ms`;
   const time = new Date(end).toUTCString().replace(/^.*, (\d+) (\w+) (\d+) (\S+) GMT$/, "$1/$2/$3:$4 +0000");
   const isHttp2 = request.url.startsWith("https:") && !request.headers.has("host"); // Deno has no API for the version
@@ -1606,11 +1597,6 @@ function quote(text: string | null | undefined): string {
 
 function localTime(date: Date): string {
   return date.toTimeString().slice(0, 8);
-}
-
-/** Returns the target for the log, without the authority, which may contain a password. */
-function displayTarget({ rawPath, query }: Target): string {
-  return toAscii(rawPath + query) || "*";
 }
 
 /** Percent-encodes all but visible ASCII, so that a text can't add lines or headers. */
