@@ -169,7 +169,9 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const refusedHost = findRefusedHost(target, info, allowHosts);
     if (refusedHost !== undefined) return responses.refuseHost(request, refusedHost);
     // Browsers send preflights without credentials (Fetch, 3.3.5).
-    if (!isAuthorized(request.headers) && !responses.isPreflight(request)) return responses.requireLogin(request);
+    if (!isAuthorized(request.headers) && !responses.isPreflight(request)) {
+      return responses.fail(request, 401, CHALLENGE, "");
+    }
     if (target.decodedPath === undefined) return responses.fail(request, 400);
     if (request.method === "OPTIONS") return responses.allow(request);
     if (request.method !== "GET" && request.method !== "HEAD") return responses.fail(request, 405, { allow: ALLOW });
@@ -1389,17 +1391,11 @@ class Responses {
 
   /** Builds the 403 for a host that clients on this machine may not use. */
   refuseHost(request: Request, host: string): Response {
+    const name = /^[\w.-]+$/.test(host) ? host : "NAME"; // others could be a command of the shell
     const text =
-      `Requests from this machine must use localhost, an IP address or an allowed name, because any web page ` +
-      `could point its own name to this machine. To allow this name, start the server with --allow-host ${
-        /^[\w.-]+$/.test(host) ? host : "NAME"
-      }`;
+      "Requests from this machine must use localhost, an IP address or an allowed name, because any web page " +
+      `could point its own name to this machine. To allow this name, start the server with --allow-host ${name}`;
     return this.fail(request, 403, {}, text);
-  }
-
-  /** Builds the 401 that asks for credentials (RFC 7617, 2 and 2.1). */
-  requireLogin(request: Request): Response {
-    return this.fail(request, 401, { "www-authenticate": 'Basic realm="http-server", charset="UTF-8"' }, "");
   }
 
   /** Builds a permanent redirect without a host, so that it can't lead to another site. */
@@ -1609,6 +1605,9 @@ function toAscii(text: string): string {
 /** Syntax of credentials (RFC 7617, 2). The error never quotes them, because they may contain a password. */
 const CREDENTIALS = /^[^:\p{Cc}]*:\P{Cc}+$/u;
 const CREDENTIALS_SYNTAX = "auth must be USER:PASSWORD, with a colon, a password and no control characters";
+
+/** The header of a 401 (RFC 7617, 2 and 2.1). */
+const CHALLENGE = { "www-authenticate": 'Basic realm="http-server", charset="UTF-8"' };
 
 /** Returns the check for a password (RFC 7617, 2). Throws a TypeError for credentials that no client can send. */
 function createPasswordCheck(credentials: string): (request: Headers) => boolean {
