@@ -148,7 +148,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   async function handle(request: Request, info?: Info): Promise<Response> {
     const start = log === undefined ? 0 : now();
     const target = parseTarget(request, base);
-    const siteVersion = isNavigation(request) ? await live?.pageVersion() : undefined; // before the page is read
+    const siteVersion = live && isNavigation(request) ? await live.pageVersion() : undefined; // before the page is read
     let response;
     try {
       response = await respond(request, target, info);
@@ -273,8 +273,7 @@ function parseTarget({ url, headers }: Request, base: string): Target {
   const [, authority = "", rawPath = "", query = ""] = URL_PARTS.exec(url) ?? [];
   const foreignHosts = [headers.get("host") ?? authority, authority].filter((host) => !IP_OR_LOCALHOST.test(host));
   const decodedPath = resolvePath(rawPath);
-  const isInBase = base === "" || decodedPath?.startsWith(`${base}/`);
-  const path = isInBase ? decodedPath?.slice(base.length) as UrlPath | undefined : undefined;
+  const path = decodedPath?.startsWith(`${base}/`) ? decodedPath.slice(base.length) as UrlPath : undefined;
   return { logged: toAscii(rawPath + query) || "*", query, decodedPath, path, foreignHosts };
 }
 
