@@ -1315,12 +1315,9 @@ function escapeHtml(text: string): string {
 // Responses ---------------------------------------------------------------------------------------------------------
 
 const ALLOW = "GET, HEAD, OPTIONS";
-/** What the built-in pages say about an error. */
-const ERROR_TEXTS: Partial<Record<StatusCode, string>> = {
-  403: "The server may not read this file or folder. Give the user who runs the server permission to read it, " +
-    "and make sure that --allow-read includes it.",
-  404: "There is nothing at this address.",
-};
+const UNREADABLE =
+  "The server may not read this file or folder. Give the user who runs the server permission to read it, " +
+  "and make sure that --allow-read includes it.";
 const ERROR_STYLE = "body { max-width: 36rem; padding-top: 12vh }";
 
 /** Common headers, and the responses that are not made from a file: errors, redirects and OPTIONS. */
@@ -1367,8 +1364,8 @@ class Responses {
     if (kept !== undefined) return kept.clone();
     const type = isPage ? "text/html" : "text/plain";
     const title = `${status} ${STATUS_TEXT[status]}`;
-    const text = explanation ?? (isPage ? ERROR_TEXTS[status] : undefined) ?? "";
-    const link = explanation === undefined ? this.#linkToParent(request) : "";
+    const text = explanation ?? (isPage && status === 403 ? UNREADABLE : "");
+    const link = isPage && explanation === undefined ? this.#linkToParent(request) : "";
     const body = isPage
       ? `${pageHead(title, ERROR_STYLE)}<h1>${title}</h1>\n${text && `<p>${escapeHtml(text)}</p>\n`}${link}`
       : `${title}\n${text && `${text}\n`}`;
