@@ -205,7 +205,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (file !== undefined) return await encodings.select(file, request.headers);
     const entry = look(path);
     if (entry?.isFile) return responses.redirect(entry.path, query); // a file has no trailing slash
-    files.checkAccess(isFolderPath ? index : path);
+    const folders = files.foldersAbove(isFolderPath ? index : path);
 
     // With `spa`, a folder counts only if it has an index.html. Other folders are paths of the app.
     const isFolder = entry !== undefined && (!spa || findFile(index) !== undefined);
@@ -213,20 +213,13 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (isFolder && listing) return await listings.render(entry, request, query);
     const app = spa && isAppRoute(request, path) ? findFile(...APP_PAGES) : undefined;
     if (app !== undefined) return await encodings.select(app, request.headers);
-    return await selectNotFound(request, path);
+    return await selectNotFound(request, path, folders);
   }
 
   /** Returns the `404.html` nearest to the path, from its folder up to the root, or a plain-text 404. */
-  async function selectNotFound(request: Request, path: UrlPath): Promise<Representation | Response> {
-    const folders = ["/" as UrlPath];
-    for (let end = path.indexOf("/", 1); end > 0; end = path.indexOf("/", end + 1)) {
-      const folder = path.slice(0, end + 1) as UrlPath;
-      if (!files.exists(folder)) {
-        live?.watch(folder); // it may be created with a 404.html
-        break;
-      }
-      folders.unshift(folder);
-    }
+  async function selectNotFound(request: Request, path: UrlPath, folders: UrlPath[]) {
+    const end = path.indexOf("/", folders[0]!.length);
+    if (end > 0) live?.watch(path.slice(0, end + 1) as UrlPath); // missing now, but it may be created with a 404.html
     for (const folder of folders) {
       try {
         const page = findFile(append(folder, "404.html"));
@@ -409,7 +402,7 @@ class Files {
   look(path: UrlPath): Entry | undefined {
     const key = (path.endsWith("/") ? path.slice(0, -1) : path) as UrlPath;
     const known = this.#entries.get(key);
-    if (known === undefined && (this.#isRefused(path) || !this.exists(key))) return undefined;
+    if (known === undefined && (this.#isRefused(path) || !this.#exists(key))) return undefined;
     const entry = this.#find(key, known);
     this.#entries.delete(key);
     if (entry !== known) this.#size -= known?.cachedSize ?? 0;
@@ -472,17 +465,29 @@ class Files {
     };
   }
 
-  /** Throws PermissionDenied if a path seems to be missing only because the server may not enter its folder. */
-  checkAccess(path: UrlPath): void {
+  /**
+   * Returns the folders above a path that exist, the deepest first; they may be hidden. Throws PermissionDenied if the path
+   * seems to be missing only because the server may not enter the deepest one.
+   */
+  foldersAbove(path: UrlPath): UrlPath[] {
+    const folders = ["/" as UrlPath];
+    for (let end = path.indexOf("/", 1); end > 0; end = path.indexOf("/", end + 1)) {
+      const folder = path.slice(0, end + 1) as UrlPath;
+      if (!this.#exists(folder)) break;
+      folders.unshift(folder);
+    }
+    const mode = Deno.statSync(this.root + folders[0]).mode ?? 0;
+    const mayEnter = (mode & 0o111) === 0o111; // everybody may
     try {
-      if (!this.#isRefused(path)) Deno.statSync(this.root + path);
+      if (!mayEnter && !this.#isRefused(path)) Deno.statSync(this.root + path);
     } catch (error) {
       if (statusOf(error) === 403) throw error; // the name of a device on Windows fails with other errors
     }
+    return folders;
   }
 
   /** Reports whether a path exists; false without permission. It is faster than to catch a NotFound error. */
-  exists(path: UrlPath): boolean {
+  #exists(path: UrlPath): boolean {
     return fs().existsSync(this.root + path);
   }
 
