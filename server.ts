@@ -369,8 +369,8 @@ interface Entry {
 /** An open file and the entry that describes it. */
 type Opened = { file: Deno.FsFile; entry: Entry };
 
-/** The contents of a file, or its start, and the entry that describes the file. */
-type Contents = { entry: Entry; bytes: Bytes; isWhole: boolean };
+/** The contents of a file, or the start of a large one, and the entry that describes them. */
+type Contents = { entry: Entry; bytes: Bytes };
 
 /** A range of bytes; both ends count from 0 and are included. */
 export type ByteRange = { start: number; end: number };
@@ -532,7 +532,7 @@ class Files {
       // A FIFO that replaced the file would block `openSync` without O_NONBLOCK, which Windows does not have.
       file = openSync(entry.realPath, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
       const isWhole = readSync(file, bytes, 0, entry.size, null) === entry.size;
-      return isWhole && versionOf(fstatSync(file)) === entry.version ? { entry, bytes, isWhole } : undefined;
+      return isWhole && versionOf(fstatSync(file)) === entry.version ? { entry, bytes } : undefined;
     } catch {
       return undefined; // `open` reports why
     } finally {
@@ -541,16 +541,24 @@ class Files {
   }
 
   /**
-   * Reads a file, or the start of one that is large or changes meanwhile. The returned entry describes the open file, as
-   * that of `open`.
+   * Reads a file, or the start of a large one. The returned entry describes these bytes: it is that of `open`, or a new one
+   * that is not cached if the file changed meanwhile.
    */
   async read(known: Entry): Promise<Contents> {
     const { file, entry } = await this.open(known);
     using _ = file; // closes it
     const bytes = new Uint8Array(entry.size > this.options.limits.readSize ? SNIFFED_SIZE : entry.size);
-    const count = await file.read(bytes) ?? 0;
-    const isWhole = count === entry.size && this.look(entry.path)?.version === entry.version;
-    return { entry, bytes: bytes.subarray(0, count), isWhole };
+    let filled = 0;
+    for (let count; filled < bytes.length; filled += count) {
+      count = await file.read(bytes.subarray(filled)) ?? 0;
+      if (count === 0) break;
+    }
+    const after = this.look(entry.path);
+    if (after?.version === entry.version) return { entry, bytes };
+    const size = filled < bytes.length ? filled : entry.size;
+    // Some file systems report a new inode number every time, which is no change.
+    const isSettled = entry.isSettled && after?.size === size && after.mtime === entry.mtime;
+    return { entry: { ...entry, size, isSettled, representations: new Map() }, bytes: bytes.subarray(0, filled) };
   }
 
   /** Opens a whole file by `serveDir`. Returns undefined if the file has changed. */
@@ -846,9 +854,9 @@ class Encodings {
 
   /** Makes the representation of a file. A precompressed file has an encoding, and the type of its original. */
   async #load(known: Entry, encoding?: Encoding, originalType?: string): Promise<Representation> {
-    const { entry, bytes, isWhole } = this.files.readNow(known) ?? await this.files.read(known);
+    const { entry, bytes } = this.files.readNow(known) ?? await this.files.read(known);
     const headers = new Headers({ "content-type": originalType ?? await this.files.typeOf(entry, bytes) });
-    return this.describe({ headers, entry, encoding, bytes: isWhole ? bytes : undefined });
+    return this.describe({ headers, entry, encoding, bytes: bytes.length < entry.size ? undefined : bytes });
   }
 
   /** Makes the representation of a file or of generated content; without `bytes`, the body is on the disk. */

@@ -2424,8 +2424,7 @@ Deno.test("handler() serves a change made while an earlier request is in flight"
       write(text);
       resume();
       const second = get(handler, "/a.txt");
-      assertMatch((await first).text.trim(), new RegExp(`^(?:once|${text.trim()})$`)); // one whole version
-      assertEquals((await second).text.trim(), text.trim());
+      assertEquals([(await first).text.trim(), (await second).text.trim()], ["once", text.trim()]);
     });
     assertEquals((await get(handler, "/a.txt")).text.trim(), text.trim());
   });
@@ -2850,8 +2849,7 @@ Deno.test("handler() serves every change of the precompressed file, however quic
     write(changed + noise(), past);
     resume();
     const second = getDecoded(handler, "/a.js", "br");
-    const { text } = await first;
-    assert(text.startsWith(old) || text.startsWith(changed), "another text");
+    assertStringIncludes((await first).text, old);
     assertStringIncludes((await second).text, changed);
   });
   assertStringIncludes((await getDecoded(handler, "/a.js", "br")).text, changed);
