@@ -1198,7 +1198,8 @@ td a::after { content: ""; position: absolute; inset: 0 } /* the whole row is th
 .grid img::after { content: ""; position: absolute; inset: 0; background: var(--hover) } /* of a broken picture */
 .grid img, .grid video { position: absolute; top: 0; left: 0; width: 100%; aspect-ratio: 4 / 3; object-fit: contain }
 .grid .picture a::before { display: none }
-.grid .video a::before { background: #fff; mix-blend-mode: difference }
+.grid .video a::before { content: "\\25b6\\fe0e" / ""; clip-path: circle(); background: #000a; color: #fff }
+.grid .video a::before { font: .625rem/20px system-ui; text-align: center }
 .grid td ~ td { font-size: .75rem }
 .grid td ~ td + td { padding-left: .75rem }`;
 
