@@ -549,9 +549,10 @@ class Files {
     using _ = file; // closes it
     const bytes = new Uint8Array(entry.size > this.options.limits.readSize ? SNIFFED_SIZE : entry.size);
     let filled = 0;
-    for (let count; filled < bytes.length; filled += count) {
-      count = await file.read(bytes.subarray(filled)) ?? 0;
+    while (filled < bytes.length) {
+      const count = await file.read(bytes.subarray(filled)) ?? 0;
       if (count === 0) break;
+      filled += count;
     }
     const after = this.look(entry.path);
     if (after?.version === entry.version) return { entry, bytes };
