@@ -8,9 +8,9 @@
  *
  * 1. Handler: `createHandler` wires the sections together. Requests for files pass `handle`, `respond` and `select`.
  * 2. Target: `parseTarget` finds the path, the query and the hosts of a request.
- * 3. Files: `look` finds the entry for a path, `open` opens it. No other section reads the served folder.
+ * 3. Files: `Files.look` finds the entry for a path, `Files.open` opens it. Requests read the served folder only here.
  * 4. Content types: `sniffType` chooses the type if the extension has none, or one that misleads.
- * 5. Encodings: `select` returns the representation of a file in the best encoding that the client accepts.
+ * 5. Encodings: `Encodings.select` returns the representation of a file in the best encoding that the client accepts.
  * 6. Conditions: `selectPart` chooses the full response, a range, 304, 412 or 416.
  * 7. Listing: `Listings.render` builds the page or the JSON of a folder without an index.html.
  * 8. Responses: common headers, errors, redirects, OPTIONS and the log line; `send` builds the response for a file.
@@ -50,7 +50,7 @@ export const LIMITS = {
   readSize: 1 << 20, // larger files are not read into memory
   cacheSize: 64 << 20, // of all entries and their representations
   knownPaths: 20_000, // number of paths that live reload looks at, and of changes that it remembers
-  sweepRest: 100, // between two sweeps of live reload
+  sweepRest: 100, // the shortest time between two sweeps of live reload
   sameSignalTime: 300, // a second signal within this time repeats the first: `deno task` doubles a Ctrl-C
   stopTime: 3000, // for responses in flight to finish; some clients never read to the end
   flushTime: 1000, // in which the log can be written at the end; its reader may have stalled
@@ -62,11 +62,11 @@ export const LIMITS = {
 /** The type of {@linkcode LIMITS}. */
 export type Limits = Readonly<typeof LIMITS>;
 
-/** Options of {@linkcode createHandler}. Their initial values are the defaults. */
+/** Options of {@linkcode createHandler}. Their initial values are the defaults: false, 0 or empty, unless noted. */
 export class Options {
-  /** The folder to serve: the `www` folder beside this file, or `./www` if the file was loaded from a URL. */
+  /** The folder to serve; by default the `www` folder beside this file, or `./www` if this file came from a URL. */
   root: string = import.meta.dirname === undefined ? "www" : join(import.meta.dirname, "www");
-  /** The URL path that the root is served under, such as `/docs/`. Requests outside it get a 404. */
+  /** The URL path that the root is served under, such as `/docs/`; `/` by default. Requests outside it get a 404. */
   base = "/";
   /** Whether to list folders that have no `index.html`; true by default. */
   listing = true;
@@ -74,38 +74,38 @@ export class Options {
   dotfiles = false;
   /** Whether to follow symbolic links that lead out of the root. Links inside the root always work. */
   symlinks = false;
-  /** Single-page app: whether unknown paths get the root's `200.html` or `index.html`, unless they have an extension. */
+  /** Single-page app: whether unknown paths other than assets get the root's `200.html`, or else its `index.html`. */
   spa = false;
-  /** Whether to send CORS headers that allow every origin (Fetch standard, CORS protocol). */
+  /** Whether to send CORS headers that allow every origin (Fetch standard, 3.3). */
   cors = false;
-  /** Extra response headers; they replace the server's own. */
+  /** Extra response headers, which replace the server's own. `Content-Length` and `Transfer-Encoding` are invalid. */
   headers: [name: string, value: string][] = [];
-  /** `Cache-Control: max-age` in seconds for all files but HTML; 0 means `no-cache`. */
+  /** `Cache-Control: max-age` in seconds, at most 2^31, for files other than HTML; 0, or `live`, means `no-cache`. */
   maxAge = 0;
   /** Whether to compress responses for clients that accept it; true by default. */
   compress = true;
   /**
-   * Host names that clients on this machine may use besides `localhost` and IP addresses; `.example.com` allows all names
-   * under it. Other names get a 403: any web page could point its own name to 127.0.0.1 (DNS rebinding).
+   * Host names that clients on this machine may use besides `localhost` and IP addresses; `.example.com` includes
+   * `example.com`. Other names get a 403: any web page could point its own name to 127.0.0.1 (DNS rebinding).
    */
   allowHosts: string[] = [];
   /** Whether pages reload in the browser when a file that was requested changes. */
   live = false;
-  /** Globs of names or paths that must not trigger a reload. */
+  /** Globs of names, or of paths below the root such as `docs/*.txt`, that must not trigger a reload. */
   ignore: string[] = [];
-  /** Called with a line of text when pages are sent a change, without a line break. */
+  /** Called with a line of text, without a line break, when a change is sent to open pages. */
   onReload?: (line: string) => void;
   /** Stops live reload. Abort it before `server.shutdown()`, which waits for open event streams. */
   signal?: AbortSignal;
-  /** Credentials (`user:password`) that every request needs (RFC 7617, 2); without them, there is no login. */
+  /** Credentials (`user:password`) that every request needs (RFC 7617, 2); by default, there is no login. */
   auth?: string;
   /** Called with one line per request, without a line break. */
   log?: (line: string) => void;
-  /** The format of these lines: Apache's Combined Log Format by default, or time, client, request, status, length and duration. */
+  /** The format of `log`: the Combined Log Format (default), or time, client, request, status, length, duration. */
   logFormat: "combined" | "short" = "combined";
-  /** The clock, in milliseconds since 1970; tests replace it. */
+  /** The clock, in milliseconds since 1970; `Date.now` by default. Tests replace it. */
   now: () => number = () => Date.now();
-  /** Times and sizes; tests lower them. */
+  /** Times and sizes; {@linkcode LIMITS} by default. Tests lower them. */
   limits: Limits = LIMITS;
 }
 
@@ -114,18 +114,18 @@ const DEFAULTS = new Options();
 // Handler -----------------------------------------------------------------------------------------------------------
 
 /**
- * Handles a request. Rejects only if `log` throws. The bytes of a response may be shared with the cache: do not modify
- * them.
+ * Handles a request. `info` is what `Deno.serve` passes; without it, `allowHosts` is not checked, and the log has no
+ * client. Rejects only if `log` throws. The bytes of a response may be shared with the cache: do not modify them.
  */
 export type Handler = (request: Request, info?: Deno.ServeHandlerInfo) => Promise<Response>;
 type Info = Deno.ServeHandlerInfo;
 
 const INDEX = "index.html";
-const APP_PAGES = ["/200.html", `/${INDEX}`] as UrlPath[]; // the page of a single-page app, preferred first
+const APP_PAGES = ["/200.html", `/${INDEX}`] as UrlPath[]; // the page of a single-page app is the first that exists
 
 /**
- * Returns the handler that serves `options.root`. Throws NotFound if the root does not exist, and a
- * TypeError if `auth`, `headers` or `maxAge` is invalid.
+ * Returns the handler that serves `options.root`. Throws NotFound if the root does not exist, and a TypeError if
+ * `auth`, `headers` or `maxAge` is invalid.
  */
 export function createHandler(options: Partial<Options> = {}): Handler {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
@@ -182,22 +182,22 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (liveResponse !== undefined) return liveResponse;
     const selected = await select(request, path, query);
     if (selected instanceof Response) return selected;
-    const sent = live?.withoutConditions(request, selected) ?? request;
-    return await send(sent, selected, { files, encodings, responses }, info);
+    const effective = live?.withoutConditions(request, selected) ?? request;
+    return await send(effective, selected, { files, encodings, responses }, info);
   }
 
-  /** Looks a path up, which live reload watches from then on. */
+  /** Looks a path up. Live reload watches it from then on. */
   function look(path: UrlPath): Entry | undefined {
     live?.watch(path);
     return files.look(path);
   }
 
-  /** Returns the first of some paths that is a file. It does not look up those after it. */
+  /** Returns the entry of the first path that is a file. The paths after it are neither looked up nor watched. */
   function findFile(...paths: UrlPath[]): Entry | undefined {
     return paths.values().map(look).find((entry) => entry?.isFile);
   }
 
-  /** Returns the representation for a path, or a finished response such as a redirect or a listing. */
+  /** Returns the representation of a file or a listing for a path, or a finished response such as a redirect. */
   async function select(request: Request, path: UrlPath, query: string): Promise<Representation | Response> {
     const isFolderPath = path.endsWith("/");
     const index = append(path, isFolderPath ? INDEX : `/${INDEX}`);
@@ -205,11 +205,11 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     if (file !== undefined) return await encodings.select(file, request.headers);
     const entry = look(path);
     if (entry?.isFile) return responses.redirect(entry.path, query); // a file has no trailing slash
-    const folders = files.foldersAbove(isFolderPath ? index : path);
+    const folders = files.foldersAbove(isFolderPath ? index : path); // throws if one may not be entered
 
     // With `spa`, a folder counts only if it has an index.html. Other folders are paths of the app.
     const isFolder = entry !== undefined && (!spa || findFile(index) !== undefined);
-    if (isFolder && !isFolderPath) return responses.redirect(append(path, "/"), query); // for relative links in its page
+    if (isFolder && !isFolderPath) return responses.redirect(append(path, "/"), query); // for its relative links
     if (isFolder && listing) return await listings.render(entry, request, query);
     const app = spa && isAppRoute(request, path) ? findFile(...APP_PAGES) : undefined;
     if (app !== undefined) return await encodings.select(app, request.headers);
@@ -242,14 +242,14 @@ type DiskPath = string & { readonly kind: "disk path" };
 
 /** The target of a request (RFC 9110, 7.1). */
 interface Target {
-  logged: string; // path and query in ASCII, without the authority, which may contain a password
+  logged: string; // path and query in ASCII, or "*"; without the authority, which may contain a password
   query: string; // as the client sent it, with the question mark, or ""
   decodedPath?: UrlPath; // decoded and normalized; undefined if it is malformed
   path?: UrlPath; // the part of it below the base; undefined if it is malformed or outside the base
   foreignHosts: string[]; // the hosts of the request, apart from IP addresses and localhost
 }
 
-/** Authority, path and query of the URL of a request; Deno concatenates scheme, authority and path without validation. */
+/** Authority, path and query of the URL of a request, which Deno concatenates from them without validation. */
 const URL_PARTS = /^[^:/?#]+:\/\/([^/?#]*)([^?#]*)(\?[^#]*)?/;
 
 /** `uri-host [ ":" port ]` (RFC 9110, 7.2; RFC 3986, 3.2.2). */
@@ -270,7 +270,7 @@ function parseTarget({ url, headers }: Request, base: string): Target {
   return { logged: toAscii(rawPath + query) || "*", query, decodedPath, path, foreignHosts };
 }
 
-/** For a client on this machine, returns the first host that is not allowed. `.example.com` also allows `example.com`. */
+/** Returns the first host that a client on this machine may not use. `.example.com` also allows `example.com`. */
 function findRefusedHost({ foreignHosts }: Target, info: Info | undefined, allowHosts: string[]): string | undefined {
   if (!LOOPBACK_ADDRESS.test(clientOf(info))) return undefined;
   return foreignHosts.map(normalizeHost).find((host) =>
@@ -287,20 +287,20 @@ function clientOf(info?: Info): string {
   return (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
 }
 
-/** Decodes a base and removes its trailing slash: "" or "/docs". */
+/** Decodes a base and removes its trailing slash: "/docs/" becomes "/docs", and "/" becomes "". */
 function normalizeBase(base: string): string {
   return (resolvePath(`${base}/`) ?? normalize(`/${base}/`)).slice(0, -1);
 }
 
-/** Reports whether the page of a single-page app handles a path: it is no asset, or the request is a navigation. */
+/** Reports whether a path belongs to a single-page app: it has no extension, or the request is a navigation. */
 function isAppRoute(request: Request, path: UrlPath): boolean {
   if (isHidden(path)) return false;
   return !/\.[^/]*\/?$/.test(path) || isNavigation(request) || request.headers.has(LIVE_CHECK_HEADER);
 }
 
 /**
- * Reports whether the request is a navigation, and not for a part of a page (Fetch Metadata, 2.3). Browsers send no Fetch
- * Metadata over plain HTTP to another machine, but accept HTML in navigations.
+ * Reports whether a request is a navigation, and not for a part of a page (Fetch Metadata, 2.2). Browsers send no Fetch
+ * Metadata over plain HTTP to another machine, but accept HTML. Scripts that load HTML often add X-Requested-With.
  */
 function isNavigation({ headers }: Request): boolean {
   const mode = headers.get("sec-fetch-mode");
@@ -337,7 +337,7 @@ function append(path: UrlPath, suffix: string): UrlPath {
   return path + suffix as UrlPath;
 }
 
-/** Returns the folder that contains a file or a folder, with a trailing slash. */
+/** Returns the folder that contains a file or a folder, with a trailing slash; undefined for the root. */
 function parentOf(path: UrlPath): UrlPath | undefined {
   return path === "/" ? undefined : path.slice(0, path.lastIndexOf("/", path.length - 2) + 1) as UrlPath;
 }
@@ -347,8 +347,8 @@ function parentOf(path: UrlPath): UrlPath | undefined {
 type Bytes = Uint8Array<ArrayBuffer>;
 
 /**
- * One version of a regular file or a folder. The version of an entry never changes; a changed file gets a new entry. The
- * entry keeps the representations of its file.
+ * One version of a regular file or a folder. The version of an entry never changes: a changed file gets a new entry. It
+ * keeps the representations of its file.
  */
 interface Entry {
   readonly path: UrlPath; // no trailing slash; "" is the root
@@ -359,7 +359,7 @@ interface Entry {
   readonly ctime: number;
   readonly version: string; // from `versionOf`
   readonly hasUsableDate: boolean; // whether mtime may be sent as Last-Modified (RFC 9110, 8.8.2.1)
-  readonly isSettled: boolean; // whether it is old enough that another change must give another version
+  readonly isSettled: boolean; // whether it is so old that any further change gives another version
   readonly representations: Map<Encoding, Promise<Representation>>;
   cachedSize: number; // bytes in the cache
   resolvedAt: number; // when `realPath` was last checked
@@ -372,7 +372,7 @@ type Opened = { file: Deno.FsFile; entry: Entry };
 /** The contents of a file, or the start of a large one, and the entry that describes them. */
 type Contents = { entry: Entry; bytes: Bytes };
 
-/** A range of bytes; both ends count from 0 and are included. */
+/** A range of bytes (RFC 9110, 14.1.2); both ends count from 0 and are included. */
 export type ByteRange = { start: number; end: number };
 
 const SETTLING_TIME = 2000; // ms in which a second change may leave the same mtime: FAT has a resolution of 2 s
@@ -383,14 +383,14 @@ const ENTRY_SIZE = 1 << 10; // bytes of an entry in memory
 const DEVICE = /\/(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[\d¹²³])[ .]*(?:[.:][^/]*)?(?:\/|$)/i;
 
 let loadedFs: typeof import("node:fs") | undefined;
-const fs = () => loadedFs ??= globalThis.process.getBuiltinModule("node:fs"); // takes 15 ms the first time, and 1 us after that
+const fs = () => loadedFs ??= globalThis.process.getBuiltinModule("node:fs"); // takes 15 ms to load
 
 /** All access to the served folder: lookup, change detection, contents and content types. */
 class Files {
   readonly root: DiskPath;
   #entries = new Map<UrlPath, Entry>(); // the entry used last comes last
   #size = 0; // bytes of the entries and their representations
-  #types = new Map<string, string | null>();
+  #types = new Map<string, string | null>(); // registered for each extension; null if there is none
 
   /** Throws NotFound if the root does not exist. */
   constructor(private readonly options: Pick<Options, "root" | "dotfiles" | "symlinks" | "now" | "limits">) {
@@ -398,7 +398,7 @@ class Files {
     Deno.realPathSync(this.root);
   }
 
-  /** Returns the entry for a path, unless it is missing, hidden, outside the root, or neither a regular file nor a folder. */
+  /** Returns the entry for a path, unless it is missing, hidden, outside the root, or no regular file or folder. */
   look(path: UrlPath): Entry | undefined {
     const key = (path.endsWith("/") ? path.slice(0, -1) : path) as UrlPath;
     const known = this.#entries.get(key);
@@ -411,7 +411,7 @@ class Files {
     return entry;
   }
 
-  /** Returns the known entry for a path if it is current, otherwise a new one. */
+  /** Returns the known entry for a path if it is current, otherwise a new one, or undefined as `look` does. */
   #find(path: UrlPath, known?: Entry): Entry | undefined {
     try {
       const isSame = known !== undefined && versionOf(Deno.statSync(this.root + path)) === known.version;
@@ -432,7 +432,7 @@ class Files {
     }
   }
 
-  /** Reports whether the name of a path forbids to serve it. */
+  /** Reports whether a path is refused because of its names: it is hidden, or a device on Windows. */
   #isRefused(path: UrlPath): boolean {
     return !this.options.dotfiles && isHidden(path) || Deno.build.os === "windows" && DEVICE.test(path);
   }
@@ -466,8 +466,8 @@ class Files {
   }
 
   /**
-   * Returns the folders above a path that exist, the deepest first; they may be hidden. Throws PermissionDenied if the path
-   * seems to be missing only because the server may not enter the deepest one.
+   * Returns the existing folders above a path, the deepest first; they may be hidden. Throws PermissionDenied if the
+   * path seems to be missing only because the server may not enter the deepest one.
    */
   foldersAbove(path: UrlPath): UrlPath[] {
     const folders = ["/" as UrlPath];
@@ -481,22 +481,22 @@ class Files {
     try {
       if (!mayEnter && !this.#isRefused(path)) Deno.statSync(this.root + path);
     } catch (error) {
-      if (statusOf(error) === 403) throw error; // the name of a device on Windows fails with other errors
+      if (statusOf(error) === 403) throw error; // with any other error, the path counts as missing
     }
     return folders;
   }
 
-  /** Reports whether a path exists; false without permission. It is faster than to catch a NotFound error. */
+  /** Reports whether a path exists; false without permission. This is faster than catching a NotFound error. */
   #exists(path: UrlPath): boolean {
     return fs().existsSync(this.root + path);
   }
 
   /**
-   * Opens a file. The returned entry describes the open file: it is `entry` itself, or a new one if the file changed since
-   * it was looked up. Throws NotFound if the file was deleted.
+   * Opens a file. The returned entry describes the open file: it is `entry` itself, or a new one if the file
+   * has changed since it was looked up. Throws NotFound if the file was deleted.
    */
   async open(entry: Entry): Promise<Opened> {
-    // A file that is written without a pause always differs, and so does one without a stable inode number.
+    // Then accept any version: a file that is written without a pause always differs, as without a stable inode number.
     const opened = await this.#openOnce(entry, false) ?? await this.#openOnce(this.look(entry.path), true);
     if (opened === undefined) throw new Deno.errors.NotFound("the file was deleted");
     return opened;
@@ -522,7 +522,7 @@ class Files {
     return opened;
   }
 
-  /** Reads a small file, unless it has changed. This takes a fraction of the time of `open`, which waits for a thread. */
+  /** Reads a small file, unless it has changed. It is several times faster than `read`, which waits for a thread. */
   readNow(entry: Entry, limit = SYNC_SIZE): Contents | undefined {
     if (entry.size > limit) return undefined;
     const { openSync, readSync, fstatSync, closeSync, constants } = fs();
@@ -534,15 +534,15 @@ class Files {
       const isWhole = readSync(file, bytes, 0, entry.size, null) === entry.size;
       return isWhole && versionOf(fstatSync(file)) === entry.version ? { entry, bytes } : undefined;
     } catch {
-      return undefined; // `open` reports why
+      return undefined; // `read` reports why
     } finally {
       if (file !== undefined) closeSync(file);
     }
   }
 
   /**
-   * Reads a file, or the start of a large one. The returned entry describes these bytes: it is that of `open`, or a new one
-   * that is not cached if the file changed meanwhile.
+   * Reads a file, or the start of a large one. The returned entry describes these bytes: it is that of `open`, or, if
+   * the file changed meanwhile, a new one that is not cached.
    */
   async read(known: Entry): Promise<Contents> {
     const { file, entry } = await this.open(known);
@@ -562,7 +562,7 @@ class Files {
     return { entry: { ...entry, size, isSettled, representations: new Map() }, bytes: bytes.subarray(0, filled) };
   }
 
-  /** Opens a whole file by `serveDir`. Returns undefined if the file has changed. */
+  /** Opens a whole file with `serveDir`. Returns undefined if the file has changed. */
   async serve(entry: Entry): Promise<ReadableStream<Bytes> | undefined> {
     const { ok, body } = await this.#serveDir("GET", entry.realPath);
     if (ok && this.look(entry.path) === entry) return body ?? undefined; // so serveDir opened this version
@@ -605,7 +605,7 @@ class Files {
     }
   }
 
-  /** Returns the names in a folder that a listing shows, as one string. */
+  /** Returns the names in a folder that are not hidden, sorted, as one string. */
   visibleNames(folder: Entry): string {
     const names = [...Deno.readDirSync(folder.realPath)].map(({ name }) => name);
     return names.filter((name) => !this.#isRefused(append(folder.path, `/${name}`))).sort().join("\n");
@@ -624,13 +624,13 @@ class Files {
   }
 }
 
-/** Throws NotCapable if Deno may not read a path, instead of a prompt on the terminal, for which every client would wait. */
+/** Throws NotCapable if Deno may not read a path: otherwise Deno would prompt, and every client would wait for that. */
 function checkPermission(path: DiskPath): void {
   const { state } = Deno.permissions.querySync({ name: "read", path });
   if (state !== "granted") throw new Deno.errors.NotCapable("the target of a link may not be read");
 }
 
-/** Reports whether the root is inside a compiled program. Its files never change, and have no `stat` once they are open. */
+/** Reports whether the root is inside a compiled program. Its files never change, and have no `stat` when open. */
 function isEmbedded(root: string): boolean {
   return Deno.build.standalone && root === DEFAULTS.root;
 }
@@ -641,8 +641,8 @@ function isInside(folder: string, path: string): boolean {
 }
 
 /**
- * Reports whether a path leads through a dotfile under another name, as `GIT~1` does on Windows and on FAT. The target of a
- * link may be hidden: whoever made the link chose to serve it.
+ * Reports whether a path leads through a dotfile under another name, as `GIT~1` does on Windows and on FAT. The target
+ * of a link may be hidden: whoever made the link chose to serve it.
  */
 function isAlias(path: UrlPath, realPath: DiskPath, realRoot: DiskPath): boolean {
   if (!/~\d/.test(path) && toUrlPath(realPath, realRoot) === path) return false;
@@ -667,7 +667,7 @@ function versionOf({ size, mtime, ctime, ino, dev }: Deno.FileInfo | import("nod
   return `${size}/${mtime?.getTime() || 0}/${ctime?.getTime() || 0}/${ino ?? 0}/${dev}`;
 }
 
-/** Passes exactly `size` bytes: cuts the rest, and fails if there are fewer. Calls `wait` with the size of each chunk first. */
+/** Passes exactly `size` bytes: cuts the rest, and fails if there are fewer. Waits for `wait` before each chunk. */
 function exactly(size: number, wait?: (size: number) => Promise<void>): TransformStream<Bytes, Bytes> {
   return new TransformStream({
     async transform(chunk, controller) {
@@ -709,7 +709,7 @@ function isText(start: Bytes): boolean {
   }
 }
 
-/** Reports whether HTML declares a charset other than UTF-8 (HTML standard, 13.2.3.2), or is UTF-16 by its byte order mark. */
+/** Reports whether HTML declares a charset other than UTF-8 (HTML standard, 13.2.3.2), or has the mark of UTF-16. */
 function hasOtherCharset(start: Bytes): boolean {
   if (isUtf16(start)) return true;
   const text = new TextDecoder("latin1").decode(start).replace(/<!--.*?(?:-->|$)/gs, "");
@@ -741,8 +741,8 @@ const HAS_ZSTD = !/^2\.[56]\./.test(Deno.version.deno); // Deno 2.5 and 2.6 decl
 const zlib = () => globalThis.process.getBuiltinModule("node:zlib"); // takes 10 ms to load
 
 /**
- * All encodings, in the order of preference for clients that have none. The server compresses on the thread that serves:
- * 135 KB of script take 0.5 ms with zstd (to 3.25:1) and 2.6 ms with gzip (2.92:1), but 3.3 ms with Brotli (3.36:1).
+ * All encodings, in the order of preference for clients that have none. The server compresses on its only thread: 135
+ * KB of script take 0.5 ms with zstd (3.25:1) and 2.6 ms with gzip (2.92:1). Brotli would take 3.3 ms (3.36:1).
  */
 const CODECS: Record<Encoding, Codec> = {
   br: { suffix: ".br" },
@@ -766,7 +766,7 @@ const REPRESENTATION_SIZE = 8 << 10; // bytes of a representation in memory, bes
 /** A body and its headers (RFC 9110, 3.2). */
 interface Representation {
   readonly full: Response; // without a body if that is on the disk; clone it, which is faster than to create a response
-  readonly size: number; // of the body in memory or on the disk
+  readonly size: number; // bytes of the body in memory or on the disk
   readonly isOnDisk: boolean; // whether the body has to be read from the file
   readonly entry?: Entry; // the file that was read; undefined for generated content
   readonly encoding: Encoding;
@@ -775,7 +775,7 @@ interface Representation {
   notModified?: Response; // kept after the first 304
 }
 
-/** What a representation is made from; the body is on the disk without `bytes`. */
+/** What a representation is made from; without `bytes`, the body is on the disk. */
 type Source = { headers: Headers; entry?: Entry; encoding?: Encoding; bytes?: Bytes };
 
 /** Yields to the event loop regularly, because compression blocks this thread. */
@@ -783,7 +783,7 @@ class Pacer {
   #size = 0; // bytes compressed since the last yield
   #last = Promise.resolve();
 
-  /** Waits before a number of bytes is compressed, if many were compressed since the last time; one caller after another. */
+  /** Waits if this makes more than YIELD_SIZE bytes to compress since the last wait, one caller after another. */
   async wait(size: number): Promise<void> {
     this.#size += size;
     if (this.#size <= YIELD_SIZE) return;
@@ -917,8 +917,8 @@ class Encodings {
 }
 
 /**
- * Reports whether a request may get an encoded response. Ranges and `If-Match` refer to the unencoded bytes. But a
- * date in `If-Range` does not tell which encoding the client's part has, so the encoding is negotiated as usual.
+ * Reports whether a request may get an encoded response. Ranges and `If-Match` refer to the unencoded bytes. But a date
+ * in `If-Range` may mean a part in any encoding: the encoding is negotiated, and only an unencoded file has ranges.
  */
 function mayEncode(request: Headers): boolean {
   if (request.has("if-match")) return false;
@@ -996,7 +996,7 @@ export function evaluatePreconditions(request: Headers, validators: Headers): 20
   return modifiedSince !== null && lastModified() <= parseDate(modifiedSince) ? 304 : 200;
 }
 
-/** Returns the range of a Range header (RFC 9110, 14.1.2), 416 if it is past the end, or undefined for the full response. */
+/** Returns the range in a Range header (RFC 9110, 14.1.2), 416 if it is past the end, undefined for a full response. */
 export function parseRange(header: string | null, size: number): ByteRange | 416 | undefined {
   const [, first, last] = /^bytes=(\d*)-(\d*)$/i.exec(header ?? "") ?? [];
   if (!first && !last || size === 0) return undefined;
@@ -1112,7 +1112,7 @@ function compareBy({ sort, order }: Query): Compare {
     Number(one.isFile) - Number(other.isFile) || sign * compare(one, other) || compareNames(one, other);
 }
 
-/** Ignores case and how accents are composed. */
+/** Ignores case and how accents are composed; `normalize` in the script of the page does the same. */
 function normalizeForSearch(text: string): string {
   return text.normalize("NFD").toLowerCase();
 }
@@ -1151,6 +1151,7 @@ const ICONS = {
 };
 const ICON_STYLE = Object.entries(ICONS).map(([kind, path]) => `.${kind} a { --icon: path(evenodd, "${path}") }`);
 
+/** The style of a listing, added to that of all pages. */
 const PAGE_STYLE = `body { max-width: 64rem }
 header, form { display: flex; flex-wrap: wrap; align-items: baseline; gap: .75rem }
 header a { text-align: center }
@@ -1204,7 +1205,7 @@ td a::after { content: ""; position: absolute; inset: 0 } /* the whole row is th
 .grid td ~ td { font-size: .75rem }
 .grid td ~ td + td { padding-left: .75rem }`;
 
-/** Filters while one types. Without it, or if a policy blocks it, Enter submits the form. */
+/** Filters the listing while the user types. Without it, or if a policy blocks it, Enter submits the form. */
 const PAGE_SCRIPT = `
 const [input, status, all] = ["input", "[role=status]", "p a"].map((one) => document.querySelector(one));
 const rows = [...document.querySelectorAll("tbody tr")];
@@ -1223,7 +1224,7 @@ input.oninput = () => {
 };
 `;
 
-/** Renders the page. It works without scripts; a strict content-security policy only removes its style. */
+/** Renders the page. It works without its script and style, which a strict content-security policy removes. */
 function renderPage(entries: ListedEntry[], rows: string, names: string[], query: Query): string {
   const crumbs = names.map((name, index) => {
     const up = "../".repeat(names.length - 1 - index);
@@ -1302,7 +1303,7 @@ function renderPreview(url: string, kind?: string): string {
   return kind === "video" ? `<video preload="metadata" muted src="${url}#t=.001"></video>` : "";
 }
 
-/** Returns a name as HTML. Bidirectional controls could disguise an extension: each is isolated, and the style shows its code. */
+/** Returns a name as HTML. Bidirectional controls could disguise an extension: the style shows the code of each. */
 function nameHtml(name: string): string {
   const html = escapeHtml(name).replace(/\p{Bidi_C}/gu, (control) => {
     return `<bdi title="U+${control.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}">${control}</bdi>`;
@@ -1367,11 +1368,11 @@ class Responses {
     return response;
   }
 
-  /** Builds an error response: a page for clients that prefer HTML, otherwise text. */
+  /** Builds an error response: a page for clients that prefer HTML, or text. With an explanation, it has no link. */
   fail(request: Request, status: StatusCode, headers?: Record<string, string>, explanation?: string): Response {
-    const isPage = status !== 416 && accepts(request, "text/plain", "text/html") === "text/html"; // media players get text
-    const isPlain = !isPage && headers === undefined && explanation === undefined;
-    const kept = isPlain ? this.#kept.get(status) : undefined;
+    const isPage = status !== 416 && accepts(request, "text/plain", "text/html") === "text/html"; // players get text
+    const isReusable = !isPage && headers === undefined && explanation === undefined;
+    const kept = isReusable ? this.#kept.get(status) : undefined;
     if (kept !== undefined) return kept.clone();
     const type = isPage ? "text/html" : "text/plain";
     const title = `${status} ${STATUS_TEXT[status]}`;
@@ -1383,11 +1384,11 @@ class Responses {
     const length = `${new TextEncoder().encode(body).length}`;
     const defaults = { "content-type": `${type}; charset=UTF-8`, "content-length": length, "vary": "Accept" };
     const response = this.build(body, { ...defaults, ...headers }, status);
-    if (isPlain) this.#kept.set(status, response.clone());
+    if (isReusable) this.#kept.set(status, response.clone());
     return response;
   }
 
-  /** Returns a link to the folder that contains the target of a request, or to the base if the target is outside of it. */
+  /** Returns a link to the folder that contains the target of a request, or to the base if the target is outside it. */
   #linkToParent(request: Request): string {
     const { path } = parseTarget(request, this.options.base);
     const parent = path === undefined ? "/" : parentOf(path);
@@ -1398,7 +1399,7 @@ class Responses {
 
   /** Builds the 403 for a host that clients on this machine may not use. */
   refuseHost(request: Request, host: string): Response {
-    const name = /^[\w.-]+$/.test(host) ? host : "NAME"; // others could be a command of the shell
+    const name = /^[\w.-]+$/.test(host) ? host : "NAME"; // other characters could start another command in the shell
     const text =
       "Requests from this machine must use localhost, an IP address or an allowed name, because any web page " +
       `could point its own name to this machine. To allow this name, start the server with --allow-host ${name}`;
@@ -1431,10 +1432,10 @@ class Responses {
 
 const MAX_AGE_LIMIT = 2 ** 31; // seconds (RFC 9111, 1.2.2)
 
-/** Checks a header that the user adds. Deno aborts on some values `Headers` accepts. */
+/** Checks a header that the user adds (RFC 9110, 5.1 and 5.5). Deno aborts on some values that `Headers` accepts. */
 function checkHeader(name: string, value: string): void {
-  checkUsage(/^[\w!#$%&'*+.^`|~-]+$/.test(name), `no header can have the name ${JSON.stringify(name)}`); // RFC 9110, 5.1
-  checkUsage(/^[\t\x20-\x7e\x80-\xff]*$/.test(value), `the header ${name} needs a valid value`); // 5.5
+  checkUsage(/^[\w!#$%&'*+.^`|~-]+$/.test(name), `no header can have the name ${JSON.stringify(name)}`);
+  checkUsage(/^[\t\x20-\x7e\x80-\xff]*$/.test(value), `the header ${name} needs a valid value`);
   checkUsage(!/^(?:content-length|transfer-encoding)$/i.test(name), `the header ${name} is set by the server`);
 }
 
@@ -1515,7 +1516,7 @@ function withoutBody(response: Response): Response {
   return new Response(response.headers.has("content-length") ? null : new Blob().stream(), response);
 }
 
-/** The style of all pages. The contrast of text is at least 4.5, and of icons and borders 3. */
+/** The style of all pages. Text has a contrast of at least 4.5:1, icons and borders 3:1 (WCAG 2.2, 1.4). */
 const BASE_STYLE = `:root {
 color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; background: light-dark(#fff, #101418); color: var(--text);
 --text: light-dark(#1c2126, #e3e8ee); --muted: light-dark(#5c656f, #98a2ae); --link: light-dark(#0a58ca, #7fb4ff);
@@ -1611,7 +1612,7 @@ function toAscii(text: string): string {
 /** The header of a 401 (RFC 7617, 2 and 2.1). */
 const CHALLENGE = { "www-authenticate": 'Basic realm="http-server", charset="UTF-8"' };
 
-/** Returns the check for a password (RFC 7617, 2). */
+/** Returns the check of a request's credentials (RFC 7617, 2). Throws a UsageError if no client could send them. */
 function createPasswordCheck(credentials: string): (request: Headers) => boolean {
   const isRight = /^[^:\p{Cc}]*:\P{Cc}+$/u.test(credentials);
   // Do not quote them: they may contain a password.
@@ -1732,20 +1733,20 @@ const LIVE_SCRIPT = `"use strict"; // http-server --live: reloads the page when 
 /** What was found at a known path. */
 interface Outcome {
   readonly metadata: string; // differs if the file or folder may have changed
-  readonly content: string; // differs if a page can see a change: the tag of the bytes, or of the names in a listed folder
+  readonly content: string; // differs if a page can see a change: the tag of the bytes, or of the names in a folder
 }
 
 const MISSING: Outcome = { metadata: "", content: "" };
 
 /**
- * Looks at all requested paths again and again while pages listen, and sends an event if one has changed. A page carries
+ * Looks at all requested paths repeatedly while pages listen, and sends an event if one has changed. A page carries
  * the version of the site it was read from, so it misses no change while it loads or while the server restarts.
  */
 class LiveReload {
   #known = new Map<UrlPath, Outcome>(); // the path requested last comes last
   #changes: [path: UrlPath, before: string][] = []; // what changed, and its content before; the oldest first
   #history: string = crypto.randomUUID(); // identifies this list of changes
-  #listeners = new Map<ReadableStreamDefaultController<ServerSentEventMessage>, string>(); // and the versions of their pages
+  #listeners = new Map<ReadableStreamDefaultController<ServerSentEventMessage>, string>(); // and its page's version
   #ignored: RegExp[];
   #lastSweep = Promise.resolve();
   #nextSweep?: Promise<void>; // undefined once it has begun
@@ -1760,7 +1761,7 @@ class LiveReload {
     });
   }
 
-  /** Reports whether a request is for the script or by it. Such requests are not logged. */
+  /** Reports whether a request is for the script or by it. Such a request is logged only if it gets a 401. */
   isOwn({ method, headers }: Request, path?: UrlPath): boolean {
     return path === LIVE_SCRIPT_PATH || path === LIVE_EVENTS_PATH ||
       method === "HEAD" && headers.has(LIVE_CHECK_HEADER);
@@ -1774,7 +1775,7 @@ class LiveReload {
     return this.services.responses.build(LIVE_SCRIPT, headers);
   }
 
-  /** Looks at a path, now and in each sweep. If it ends with a slash, the names in the folder count. */
+  /** Looks at a path, once now and in each sweep. If it ends with a slash, the names in the folder count. */
   watch(path: UrlPath): void {
     if (path.length > LONGEST_PATH || this.#isIgnored(path)) return;
     const outcome = this.#known.get(path) ?? this.#look(path);
@@ -1790,7 +1791,7 @@ class LiveReload {
     return this.#ignored.some((glob) => names.some((name, index) => glob.test(name) || glob.test(upTo(index))));
   }
 
-  /** Sweeps, and returns the version for a page that is about to be read. */
+  /** Sweeps, for at most SWEEP_WAIT, and returns the version for a page that is about to be read. */
   async pageVersion(): Promise<string> {
     const limit = Promise.withResolvers<void>();
     const timer = setTimeout(limit.resolve, SWEEP_WAIT);
@@ -1799,15 +1800,15 @@ class LiveReload {
     return this.#version;
   }
 
-  /** The version of the site: the number of changes so far. */
+  /** The version of the site: the number of changes so far, and the list that they are in. */
   get #version(): string {
     return `${this.#changes.length}-${this.#history}`;
   }
 
-  /** Removes conditions and ranges from a request whose response gets the script: the script's URL differs each time. */
+  /** Removes conditions and ranges from a request whose response gets the script, with a URL that differs each time. */
   withoutConditions(request: Request, { full: { headers } }: Representation): Request {
     const isPage = isNavigation(request) && isHtmlType(headers.get("content-type"));
-    return isPage ? new Request("http://localhost/", { method: request.method }) : request; // the own URL may be invalid
+    return isPage ? new Request("http://localhost/", { method: request.method }) : request; // its URL may be invalid
   }
 
   /** Inserts the script into an HTML response. A 401 gets none, because the script would be a 401, too. */
@@ -1922,7 +1923,7 @@ class LiveReload {
     }
   }
 
-  /** Returns the paths that have changed since a version and did not change back, or undefined for an unknown version. */
+  /** Returns the paths whose content differs from that in a version, or undefined for an unknown version. */
   #changedSince(version: string): UrlPath[] | undefined {
     const number = Number.parseInt(version);
     if (version !== `${number}-${this.#history}`) return undefined;
@@ -1983,8 +1984,8 @@ function alternativeName(host: string): string {
 }
 
 /**
- * Returns a new self-signed certificate for this machine and for other hosts, and its key, as PEM (RFC 5280, 4.1).
- * `.example.com` stands for `example.com` and all names under it.
+ * Returns a new self-signed certificate for this machine and for other hosts, and its key, as PEM (RFC 5280, 4.1; RFC
+ * 7468). It expires in 364 days. `.example.com` stands for `example.com` and names one level below it.
  */
 export async function makeCertificate(hosts: string[] = []): Promise<{ cert: string; key: string }> {
   const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
@@ -2053,9 +2054,10 @@ const FLAGS = {
 
 type Flag = { type: "string" | "boolean"; short?: string; multiple?: boolean; value?: string; help: string };
 
-/** A wrong option; the exit code is 2. Every other error exits with 1. */
+/** A wrong option of the command line or of `createHandler`. `main` exits with 2, and with 1 for other errors. */
 class UsageError extends TypeError {}
 
+/** Throws a UsageError if an option is not right. */
 function checkUsage(isRight: boolean | undefined, message: string): void {
   if (!isRight) throw new UsageError(message);
 }
@@ -2101,7 +2103,7 @@ function parseCommand(args: string[]) {
   checkUsage(wrong === undefined, `--allow-host must be a name such as example.com or .example.com, not "${wrong}"`);
   checkUsage(live || ignore === undefined, "--ignore needs --live");
   checkUsage(!live || maxAge === undefined, "leave out --max-age: with --live, browsers revalidate every file");
-  const host = values.host?.replace(/^\[(.*)\]$/, "$1"); // an IPv6 address as in a URL
+  const host = values.host?.replace(/^\[(.*)\]$/, "$1"); // IPv6 may have brackets, as in a URL
   return {
     ...values,
     root,
@@ -2225,7 +2227,7 @@ function logOptions(log: LogWriter): Partial<Options> {
   };
 }
 
-/** Calls `shutdown` at the first signal. Resolves to the exit code at the second signal, or when the stop takes too long. */
+/** Calls `shutdown` at the first signal. Resolves to the exit code at the second one, or if the stop takes too long. */
 function watchSignals({ sameSignalTime, stopTime }: Limits, shutdown: () => void): Promise<number> {
   const { promise, resolve } = Promise.withResolvers<number>();
   let start: number | undefined;
@@ -2293,7 +2295,7 @@ function listen({ host: named, port, cert, key }: Command, handler: Deno.ServeHa
   const last = port ?? DEFAULT_PORT + PORT_TRIES;
   for (let port = first; port <= last; port++) {
     try {
-      // On macOS and Windows, another program may listen here at the same time, and gets the requests instead.
+      // On macOS and Windows, another program may listen on the same port, and gets the requests instead.
       for (const hostname of mayProbe ? ["0.0.0.0", "127.0.0.1"] : []) Deno.listen({ hostname, port }).close();
       return Deno.serve({
         port,
@@ -2329,7 +2331,7 @@ function everyInterface(): string {
   }
 }
 
-/** Prints the addresses, the folder and the options, up to an empty line; on stderr if only the log goes to a file. */
+/** Prints the addresses, the folder and the options, up to an empty line; on stderr if only stdout is no terminal. */
 function announce(command: Command, root: string, { hostname, port }: Deno.NetAddr): void {
   const { host, port: named, https, cert, auth } = command;
   const isSecure = https || cert !== undefined;
@@ -2371,11 +2373,11 @@ function networkAddresses(hostname: string): string[] {
   }
 }
 
-/** Returns the addresses that other machines may reach, IPv4 first: not loopback, link-local, or a bridge to containers. */
+/** Returns addresses that other machines may reach: IPv4 but loopback and link-local, then global IPv6; no bridges. */
 export function usableAddresses(interfaces: Pick<Deno.NetworkInterfaceInfo, "name" | "address">[]): string[] {
   const isBridge = (name: string) => /^(?:docker|br-|veth|virbr)/.test(name);
   const addresses = interfaces.flatMap(({ name, address }) => isBridge(name) ? [] : [address]);
-  const kinds = [/^(?!127\.|169\.254\.)[\d.]+$/, /^[23][\da-f]{3}:/];
+  const kinds = [/^(?!127\.|169\.254\.)[\d.]+$/, /^[23][\da-f]{3}:/]; // RFC 3927, 2.1; RFC 4291, 2.4
   return kinds.flatMap((kind) => addresses.filter((address) => kind.test(address)));
 }
 
