@@ -2031,7 +2031,7 @@ const PORT_TRIES = 100; // ports to try after the default one
 const FLAGS = {
   port: { type: "string", short: "p", value: "N", help: "0 for any [default: 8080 or the next free one]" },
   host: { type: "string", short: "a", value: "ADDRESS", help: "address to listen on [default: every interface]" },
-  "allow-host": { type: "string", multiple: true, value: "NAME", help: "allow browsers here to use NAME; repeatable" },
+  "allow-host": { type: "string", multiple: true, value: "NAME", help: "allow local clients to use NAME; repeatable" },
   base: { type: "string", value: "PATH", help: "serve the folder under PATH, such as /docs/" },
   "no-listing": { type: "boolean", help: "don't list folders; respond with 404" },
   dotfiles: { type: "boolean", help: "serve files and folders that begin with a dot" },
