@@ -9,7 +9,7 @@
  * 1. Handler: `createHandler` wires the sections together. Requests for files pass `handle`, `respond` and `select`.
  * 2. Target: `parseTarget` finds the path, the query and the hosts of a request.
  * 3. Files: `Files.look` finds the entry for a path, `Files.open` opens it. Requests read the served folder only here.
- * 4. Content types: `sniffType` chooses the type if the extension has none, or one that misleads.
+ * 4. Content types: `sniffType` chooses the type if the extension has none, or one that misleads; others are from std.
  * 5. Encodings: `Encodings.select` returns the representation of a file in the best encoding that the client accepts.
  * 6. Conditions: `selectPart` chooses the full response, a range, 304, 412 or 416.
  * 7. Listing: `Listings.render` builds the page or the JSON of a folder without an index.html.
@@ -45,7 +45,7 @@ export const VERSION = "1.0.0";
 
 // Options -----------------------------------------------------------------------------------------------------------
 
-/** Times in milliseconds and sizes in bytes, unless noted. Tests use lower ones. */
+/** The limits that tests lower; other limits stand in their sections. In milliseconds and bytes, unless noted. */
 export const LIMITS = {
   readSize: 1 << 20, // larger files are not read into memory
   cacheSize: 64 << 20, // of all entries and their representations
@@ -80,7 +80,7 @@ export class Options {
   cors = false;
   /** Extra response headers, which replace the server's own. `Content-Length` and `Transfer-Encoding` are invalid. */
   headers: [name: string, value: string][] = [];
-  /** `Cache-Control: max-age` in seconds, at most 2^31, for files other than HTML; 0, or `live`, means `no-cache`. */
+  /** `Cache-Control: max-age` in seconds, at most 2^31, for all files but HTML; 0, as with `live`, means `no-cache`. */
   maxAge = 0;
   /** Whether to compress responses for clients that accept it; true by default. */
   compress = true;
@@ -216,7 +216,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     return await selectNotFound(request, path, folders);
   }
 
-  /** Returns the `404.html` nearest to the path, from its folder up to the root, or a plain-text 404. */
+  /** Returns the `404.html` nearest to the path, from its folder up to the root, or else a plain 404. */
   async function selectNotFound(request: Request, path: UrlPath, folders: UrlPath[]) {
     const end = path.indexOf("/", folders[0]!.length);
     if (end > 0) live?.watch(path.slice(0, end + 1) as UrlPath); // missing now, but it may be created with a 404.html
@@ -630,7 +630,7 @@ function checkPermission(path: DiskPath): void {
   if (state !== "granted") throw new Deno.errors.NotCapable("the target of a link may not be read");
 }
 
-/** Reports whether the root is inside a compiled program. Its files never change, and have no `stat` when open. */
+/** Reports whether the root is inside a compiled program. Its files never change, and an open one has no `stat`. */
 function isEmbedded(root: string): boolean {
   return Deno.build.standalone && root === DEFAULTS.root;
 }
@@ -667,7 +667,7 @@ function versionOf({ size, mtime, ctime, ino, dev }: Deno.FileInfo | import("nod
   return `${size}/${mtime?.getTime() || 0}/${ctime?.getTime() || 0}/${ino ?? 0}/${dev}`;
 }
 
-/** Passes exactly `size` bytes: cuts the rest, and fails if there are fewer. Waits for `wait` before each chunk. */
+/** Passes exactly `size` bytes: cuts the rest, and fails if there are fewer. Calls `wait` before each chunk. */
 function exactly(size: number, wait?: (size: number) => Promise<void>): TransformStream<Bytes, Bytes> {
   return new TransformStream({
     async transform(chunk, controller) {
@@ -783,7 +783,7 @@ class Pacer {
   #size = 0; // bytes compressed since the last yield
   #last = Promise.resolve();
 
-  /** Waits if this makes more than YIELD_SIZE bytes to compress since the last wait, one caller after another. */
+  /** Waits if `size` more bytes to compress exceed YIELD_SIZE since the last wait, one caller after another. */
   async wait(size: number): Promise<void> {
     this.#size += size;
     if (this.#size <= YIELD_SIZE) return;
@@ -2167,7 +2167,7 @@ function parseHeader(header: string): [name: string, value: string] {
 
 // Server ------------------------------------------------------------------------------------------------------------
 
-/** Runs until a signal stops it. Returns the exit code: 0, 1 for a run-time error, 2 for wrong usage, 130 if forced. */
+/** Runs the program. Returns the exit code: 0, 1 for a run-time error, 2 for wrong usage, 130 after a second signal. */
 export async function main(args: string[], limits: Limits = LIMITS): Promise<number> {
   try {
     const { deno } = Deno.version;
