@@ -219,7 +219,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   /** Returns the `404.html` nearest to the path, from its folder up to the root, or else a plain 404. */
   async function selectNotFound(request: Request, path: UrlPath, folders: UrlPath[]) {
     const end = path.indexOf("/", folders[0]!.length);
-    if (end > 0) live?.watch(path.slice(0, end + 1) as UrlPath); // missing now, but it may be created with a 404.html
+    if (end > 0) live?.watch(path.slice(0, end) as UrlPath); // missing now, but it may be created with a 404.html
     for (const folder of folders) {
       try {
         const page = findFile(append(folder, "404.html"));
@@ -1899,8 +1899,9 @@ class LiveReload {
   /** Returns what a page can see of a file or folder. The bytes of large files are not compared. */
   #read(path: UrlPath, entry: Entry): Bytes | string {
     const { files } = this.services;
-    if (!entry.isFile) return path.endsWith("/") ? files.visibleNames(entry) : "a folder";
-    return files.readNow(entry, this.options.limits.readSize)?.bytes ?? `${entry.size} ${entry.mtime} ${entry.ctime}`;
+    const { listing, spa, limits } = this.options;
+    if (!entry.isFile) return path.endsWith("/") && listing && !spa ? files.visibleNames(entry) : "a folder";
+    return files.readNow(entry, limits.readSize)?.bytes ?? `${entry.size} ${entry.mtime} ${entry.ctime}`;
   }
 
   /** Tells each page what has changed since its version. A page without a list of stylesheets to swap reloads. */

@@ -4804,6 +4804,25 @@ Deno.test("handler() reports a change of anything that was requested, and of not
   });
 });
 
+Deno.test("handler() reports new names in a folder only if a page lists them", async (t) => {
+  const rows: [string, Partial<Options>, string][] = [
+    ["a folder that is a path of the app", { spa: true }, "/sub/"],
+    ["the root, if the app is 200.html", { spa: true }, "/"],
+    ["a folder that is not listed", { listing: false }, "/sub/"],
+    ["a folder that was missing", {}, "/new/page"],
+  ];
+  await eachAtOnce(t, rows, ([name]) => name, async ([, options, path]) => {
+    await using site = await Site.lay({ "200.html": "<p>app", "sub/a.txt": "a" });
+    await using live = startLive(site, options);
+    await get(live.handler, path, NAVIGATION);
+    site.write({ "new/a.txt": "a" });
+    await clockTick(site.file("new/a.txt"));
+    const version = versionIn((await get(live.handler, path, NAVIGATION)).text);
+    site.write({ "b.txt": "b", "sub/b.txt": "b", "new/b.txt": "b" });
+    assertEquals(versionIn((await get(live.handler, path, NAVIGATION)).text), version);
+  });
+});
+
 Deno.test("handler() reports changes that follow each other closely once", async () => {
   await using site = await Site.lay({ "index.html": "<p>page", "dist/app.js": "1" });
   await using live = startLive(site);
