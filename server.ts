@@ -816,7 +816,7 @@ class Encodings {
   async encode(plain: Representation, request: Headers): Promise<Representation> {
     const { entry, size, isOnDisk } = plain;
     const accepted = plain.isEncodable ? request.get("accept-encoding") : null;
-    if (accepted === null || !mayEncode(request)) return plain;
+    if (accepted === null || entry !== undefined && !mayEncode(request)) return plain; // generated content has no ranges
     if (accepted !== this.#lastHeader) [this.#lastHeader, this.#lastAccepted] = [accepted, acceptedEncodings(accepted)];
     for (const encoding of this.#lastAccepted) {
       if (encoding === "identity") break;
