@@ -597,9 +597,11 @@ class Files {
   statEntry(folder: Entry, { name, isFile, isDirectory, isSymlink }: Deno.DirEntry): ListedEntry | undefined {
     const path = append(folder.path, `/${name}`);
     if (name.includes("\\") || this.#isRefused(path)) return undefined; // no URL has a backslash
+    if (!isFile && !isDirectory && !isSymlink) return undefined;
     try {
-      if (isSymlink) return toListed(name, this.look(path));
-      return isFile || isDirectory ? toListed(name, Deno.statSync(folder.realPath + SEPARATOR + name)) : undefined;
+      const found = isSymlink ? this.look(path) : Deno.statSync(folder.realPath + SEPARATOR + name);
+      if (found === undefined) return undefined;
+      return { name, isFile: found.isFile, size: found.isFile ? found.size : 0, mtime: Number(found.mtime) || 0 };
     } catch {
       return undefined; // deleted meanwhile, or no permission
     }
@@ -1010,11 +1012,6 @@ export function parseRange(header: string | null, size: number): ByteRange | 416
 
 /** A row of a listing; size in bytes, 0 for folders, and mtime in milliseconds. */
 type ListedEntry = { name: string; isFile: boolean; size: number; mtime: number };
-
-function toListed(name: string, found?: Entry | Deno.FileInfo): ListedEntry | undefined {
-  return found &&
-    { name, isFile: found.isFile, size: found.isFile ? found.size : 0, mtime: Number(found.mtime) || 0 };
-}
 
 type Compare = (one: ListedEntry, other: ListedEntry) => number;
 let loadedCollator: Intl.Collator | undefined;
