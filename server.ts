@@ -1790,10 +1790,7 @@ class LiveReload {
 
   /** Sweeps, for at most SWEEP_WAIT, and returns the version for a page that is about to be read. */
   async pageVersion(): Promise<string> {
-    const limit = Promise.withResolvers<void>();
-    const timer = setTimeout(limit.resolve, SWEEP_WAIT);
-    await Promise.race([this.#sweep(), limit.promise]);
-    clearTimeout(timer);
+    await Promise.race([this.#sweep(), delay(SWEEP_WAIT)]);
     return this.#version;
   }
 
