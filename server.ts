@@ -59,9 +59,6 @@ export const LIMITS = {
   reportInterval: 60_000, // between two reports of such errors
 };
 
-/** The type of {@linkcode LIMITS}. */
-export type Limits = Readonly<typeof LIMITS>;
-
 /** Options of {@linkcode createHandler}. Their initial values are the defaults: false, 0 or empty, unless noted. */
 export class Options {
   /** The folder to serve; by default the `www` folder beside this file, or `./www` if this file came from a URL. */
@@ -106,7 +103,7 @@ export class Options {
   /** The clock, in milliseconds since 1970; `Date.now` by default. Tests replace it. */
   now: () => number = () => Date.now();
   /** Times and sizes; {@linkcode LIMITS} by default. Tests lower them. */
-  limits: Limits = LIMITS;
+  limits: typeof LIMITS = LIMITS;
 }
 
 const DEFAULTS = new Options();
@@ -2158,7 +2155,7 @@ function parseHeader(header: string): [name: string, value: string] {
 // Server ------------------------------------------------------------------------------------------------------------
 
 /** Runs the program. Returns the exit code: 0, 1 for a run-time error, 2 for wrong usage, 130 after a second signal. */
-export async function main(args: string[], limits: Limits = LIMITS): Promise<number> {
+export async function main(args: string[], limits: typeof LIMITS = LIMITS): Promise<number> {
   try {
     const { deno } = Deno.version;
     if (/^(?:[01]|2\.[0-4])\./.test(deno)) throw new Error(`Deno 2.5 or later is needed; this is Deno ${deno}`);
@@ -2172,7 +2169,7 @@ export async function main(args: string[], limits: Limits = LIMITS): Promise<num
   }
 }
 
-async function serve(command: Command, limits: Limits): Promise<number> {
+async function serve(command: Command, limits: typeof LIMITS): Promise<number> {
   const root = findRoot(command.root);
   const pair = await certificateFor(command, root);
   const log = command.quiet ? undefined : new LogWriter(limits.logSize);
@@ -2218,7 +2215,7 @@ function logOptions(log: LogWriter): Partial<Options> {
 }
 
 /** Calls `shutdown` at the first signal. Resolves to the exit code at the second one, or if the stop takes too long. */
-function watchSignals({ sameSignalTime, stopTime }: Limits, shutdown: () => void): Promise<number> {
+function watchSignals({ sameSignalTime, stopTime }: typeof LIMITS, shutdown: () => void): Promise<number> {
   const { promise, resolve } = Promise.withResolvers<number>();
   let start: number | undefined;
   const onSignal = () => {

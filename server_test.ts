@@ -61,7 +61,6 @@ import {
   helpText,
   isHidden,
   LIMITS,
-  type Limits,
   main,
   makeCertificate,
   type Options,
@@ -97,7 +96,7 @@ const decoder = new TextDecoder();
 const later = () => Date.now() + 60_000;
 
 /** Options of a handler for tests; it reaches the given limits sooner. */
-type TestOptions = Partial<Omit<Options, "limits">> & { limits?: Partial<Limits> };
+type TestOptions = Partial<Omit<Options, "limits">> & { limits?: Partial<typeof LIMITS> };
 
 /** Returns a handler that treats new files as old. */
 function handlerFor({ limits, ...options }: TestOptions): Handler {
@@ -353,7 +352,7 @@ async function run(args: string[], permissions = PERMISSIONS): Promise<Finished>
 const NOWHERE = ["--port", "0", "--host", "192.0.2.1"];
 
 /** Runs `main` in this process and returns its exit code and output. */
-async function runMain(args: string[], limits: Limits = LIMITS): Promise<Finished> {
+async function runMain(args: string[], limits: typeof LIMITS = LIMITS): Promise<Finished> {
   const { log, error } = console;
   const { write } = Deno.stderr;
   const output = { stdout: "", stderr: "" };

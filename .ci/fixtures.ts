@@ -2,7 +2,7 @@
 
 import { dirname, fromFileUrl, join, resolve } from "@std/path";
 import process from "node:process";
-import type { Limits } from "../server.ts";
+import type { LIMITS } from "../server.ts";
 
 export const here: string = dirname(dirname(fromFileUrl(import.meta.url)));
 export const script: string = join(here, "server.ts");
@@ -158,7 +158,7 @@ interface StartOptions {
   permissions?: string[];
   cwd?: string;
   /** Limits that the server reaches sooner. */
-  limits?: Partial<Limits>;
+  limits?: Partial<typeof LIMITS>;
   /** The program; `server.ts` by default. */
   program?: string;
   /** A `bash` command that starts the server; `$SERVER` in it is the server's own command line. */
