@@ -38,6 +38,8 @@ import { extname } from "jsr:@std/path@^1.1/posix/extname";
 import { globToRegExp } from "jsr:@std/path@^1.1/posix/glob-to-regexp";
 import { normalize } from "jsr:@std/path@^1.1/posix/normalize";
 import { resolve } from "jsr:@std/path@^1.1/resolve";
+import nodeCrypto from "node:crypto";
+import fs from "node:fs";
 import { parseArgs } from "node:util";
 
 /** The version of http-server; the same as in deno.json. */
@@ -379,9 +381,6 @@ const ENTRY_SIZE = 1 << 10; // bytes of an entry in memory
 /** Names of devices, which Windows has in every folder, with any extension. */
 const DEVICE = /\/(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[\d¹²³])[ .]*(?:[.:][^/]*)?(?:\/|$)/i;
 
-let loadedFs: typeof import("node:fs") | undefined;
-const fs = () => loadedFs ??= globalThis.process.getBuiltinModule("node:fs"); // takes 15 ms to load
-
 /** All access to the served folder: lookup, change detection, contents and content types. */
 class Files {
   readonly root: DiskPath;
@@ -485,7 +484,7 @@ class Files {
 
   /** Reports whether a path exists; false without permission. This is faster than catching a NotFound error. */
   #exists(path: UrlPath): boolean {
-    return fs().existsSync(this.root + path);
+    return fs.existsSync(this.root + path);
   }
 
   /**
@@ -522,18 +521,17 @@ class Files {
   /** Reads a small file, unless it has changed. It is several times faster than `read`, which waits for a thread. */
   readNow(entry: Entry, limit = SYNC_SIZE): Contents | undefined {
     if (entry.size > limit) return undefined;
-    const { openSync, readSync, fstatSync, closeSync, constants } = fs();
     const bytes = new Uint8Array(entry.size);
     let file: number | undefined;
     try {
       // A FIFO that replaced the file would block `openSync` without O_NONBLOCK, which Windows does not have.
-      file = openSync(entry.realPath, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
-      const isWhole = readSync(file, bytes, 0, entry.size, null) === entry.size;
-      return isWhole && versionOf(fstatSync(file)) === entry.version ? { entry, bytes } : undefined;
+      file = fs.openSync(entry.realPath, fs.constants.O_RDONLY | (fs.constants.O_NONBLOCK ?? 0));
+      const isWhole = fs.readSync(file, bytes, 0, entry.size, null) === entry.size;
+      return isWhole && versionOf(fs.fstatSync(file)) === entry.version ? { entry, bytes } : undefined;
     } catch {
       return undefined; // `read` reports why
     } finally {
-      if (file !== undefined) closeSync(file);
+      if (file !== undefined) fs.closeSync(file);
     }
   }
 
@@ -662,7 +660,7 @@ function toUrlPath(file: DiskPath, folder: DiskPath): UrlPath {
 }
 
 /** Returns the metadata that changes if a file or folder changes, as one string. */
-function versionOf({ size, mtime, ctime, ino, dev }: Deno.FileInfo | import("node:fs").Stats): string {
+function versionOf({ size, mtime, ctime, ino, dev }: Deno.FileInfo | fs.Stats): string {
   return `${size}/${mtime?.getTime() || 0}/${ctime?.getTime() || 0}/${ino ?? 0}/${dev}`;
 }
 
@@ -943,8 +941,7 @@ function setValidators(headers: Headers, { size, mtime, ctime, isSettled, hasUsa
 
 /** Returns a strong tag. `eTag` of std takes ten times longer, because Web Crypto hashes in another thread. */
 function strongTag(content: Bytes | string): string {
-  const { createHash } = globalThis.process.getBuiltinModule("node:crypto"); // takes 10 ms to load
-  return `"${createHash("sha256").update(content).digest("base64url").slice(0, 27)}"`;
+  return `"${nodeCrypto.createHash("sha256").update(content).digest("base64url").slice(0, 27)}"`;
 }
 
 /** Returns 304, 412 or 416, a byte range, or undefined for the full response. */
@@ -1606,12 +1603,11 @@ function createPasswordCheck(credentials: string): (request: Headers) => boolean
   const isRight = /^[^:\p{Cc}]*:\P{Cc}+$/u.test(credentials);
   // Do not quote them: they may contain a password.
   checkUsage(isRight, "auth must be USER:PASSWORD, with a colon, a password and no control characters");
-  const { createHash, timingSafeEqual } = globalThis.process.getBuiltinModule("node:crypto");
-  const digestOf = (token: string) => createHash("sha256").update(token).digest();
+  const digestOf = (token: string) => nodeCrypto.createHash("sha256").update(token).digest();
   const digest = digestOf(new TextEncoder().encode(credentials).toBase64());
   return (request) => {
     const [, token = ""] = /^Basic +(.*)$/i.exec(request.get("authorization") ?? "") ?? [];
-    return timingSafeEqual(digestOf(token), digest); // in constant time, so that nobody can guess parts of it
+    return nodeCrypto.timingSafeEqual(digestOf(token), digest); // in constant time, so that nobody can guess parts of it
   };
 }
 
