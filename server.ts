@@ -117,7 +117,6 @@ const DEFAULTS = new Options();
  * client. Rejects only if `log` throws. The bytes of a response may be shared with the cache: do not modify them.
  */
 export type Handler = (request: Request, info?: Deno.ServeHandlerInfo) => Promise<Response>;
-type Info = Deno.ServeHandlerInfo;
 
 const INDEX = "index.html";
 const APP_PAGES = ["/200.html", `/${INDEX}`] as UrlPath[]; // the page of a single-page app is the first that exists
@@ -144,28 +143,28 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   const live = settings.live ? new LiveReload({ files, encodings, responses }, settings) : undefined;
   return handle;
 
-  async function handle(request: Request, info?: Info): Promise<Response> {
+  async function handle(request: Request, info?: Deno.ServeHandlerInfo): Promise<Response> {
     const start = log === undefined ? 0 : now();
-    const target = parseTarget(request, base);
+    const target = parseTarget(request, base, info);
     const siteVersion = live && isNavigation(request) ? await live.pageVersion() : undefined; // before the page is read
     let response;
     try {
-      response = await respond(request, target, info);
+      response = await respond(request, target);
     } catch (error) {
       response = responses.fail(request, statusOf(error));
       if (response.status >= 500) logError(`${request.method} ${target.logged}: ${errorMessage(error)}`);
     }
     if (siteVersion !== undefined) response = live!.insertScript(response, siteVersion);
     if (log !== undefined && (response.status === 401 || !live?.isOwn(request, target.path))) {
-      log(logLine(request, response, { info, target, start, end: now(), format }));
+      log(logLine(request, response, { target, start, end: now(), format }));
     }
     return request.method === "HEAD" ? withoutBody(response) : response;
   }
 
-  async function respond(request: Request, target: Target, info?: Info): Promise<Response> {
+  async function respond(request: Request, target: Target): Promise<Response> {
     const { path, query } = target;
     if (!target.foreignHosts.every((host) => HOST.test(host))) return responses.fail(request, 400);
-    const refusedHost = findRefusedHost(target, info, allowHosts);
+    const refusedHost = findRefusedHost(target, allowHosts);
     if (refusedHost !== undefined) return responses.refuseHost(request, refusedHost);
     // Browsers send preflights without credentials (Fetch, 3.3.5).
     if (!isAuthorized(request.headers) && !responses.isPreflight(request)) {
@@ -182,7 +181,7 @@ export function createHandler(options: Partial<Options> = {}): Handler {
     const selected = await select(request, path, query);
     if (selected instanceof Response) return selected;
     const effective = live?.withoutConditions(request, selected) ?? request;
-    return await send(effective, selected, { files, encodings, responses }, info);
+    return await send(effective, selected, { files, encodings, responses });
   }
 
   /** Looks a path up. Live reload watches it from then on. */
@@ -239,8 +238,9 @@ export type UrlPath = string & { readonly kind: "URL path" };
 /** An absolute path on the disk, with the separators of the system. */
 type DiskPath = string & { readonly kind: "disk path" };
 
-/** The target of a request (RFC 9110, 7.1). */
+/** The target of a request (RFC 9110, 7.1), and its client. */
 interface Target {
+  client: string; // its address, or "-" if it is unknown
   logged: string; // path and query in ASCII, or "*"; without the authority, which may contain a password
   query: string; // as the client sent it, with the question mark, or ""
   decodedPath?: UrlPath; // decoded and normalized; undefined if it is malformed
@@ -261,17 +261,18 @@ const IP_OR_LOCALHOST = /^(?:\[[\da-f:.%]+\]|[\d.]+|(?:[\w-]+\.)*localhost\.?)(?
 const LOOPBACK_ADDRESS = /^(?:127\.|::1$|::ffff:127\.)/;
 
 /** Parses the target of a request. Collects the hosts of `Host`, of an absolute target, and of `:authority`. */
-function parseTarget({ url, headers }: Request, base: string): Target {
+function parseTarget({ url, headers }: Request, base: string, info?: Deno.ServeHandlerInfo): Target {
+  const client = (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
   const [, authority = "", rawPath = "", query = ""] = URL_PARTS.exec(url) ?? [];
   const foreignHosts = [headers.get("host") ?? authority, authority].filter((host) => !IP_OR_LOCALHOST.test(host));
   const decodedPath = resolvePath(rawPath);
   const path = decodedPath?.startsWith(`${base}/`) ? decodedPath.slice(base.length) as UrlPath : undefined;
-  return { logged: toAscii(rawPath + query) || "*", query, decodedPath, path, foreignHosts };
+  return { client, logged: toAscii(rawPath + query) || "*", query, decodedPath, path, foreignHosts };
 }
 
 /** Returns the first host that a client on this machine may not use. `.example.com` also allows `example.com`. */
-function findRefusedHost({ foreignHosts }: Target, info: Info | undefined, allowHosts: string[]): string | undefined {
-  if (!LOOPBACK_ADDRESS.test(clientOf(info))) return undefined;
+function findRefusedHost({ client, foreignHosts }: Target, allowHosts: string[]): string | undefined {
+  if (!LOOPBACK_ADDRESS.test(client)) return undefined;
   return foreignHosts.map(normalizeHost).find((host) =>
     !allowHosts.some((allowed) => allowed.startsWith(".") ? `.${host}`.endsWith(allowed) : host === allowed)
   );
@@ -279,11 +280,6 @@ function findRefusedHost({ foreignHosts }: Target, info: Info | undefined, allow
 
 function normalizeHost(host: string): string {
   return host.toLowerCase().replace(/\.?(?::\d*)?$/, ""); // without the root dot and the port
-}
-
-/** Returns the address of the client, or "-" if it is unknown. */
-function clientOf(info?: Info): string {
-  return (info?.remoteAddr as Deno.NetAddr | undefined)?.hostname ?? "-";
 }
 
 /** Decodes a base and removes its trailing slash: "/docs/" becomes "/docs", and "/" becomes "". */
@@ -1429,14 +1425,14 @@ function checkHeader(name: string, value: string): void {
 type Services = { files: Files; encodings: Encodings; responses: Responses };
 
 /** Builds the response to a request for a representation: the full one, a range, 304, 412 or 416. */
-async function send(request: Request, selected: Representation, services: Services, info?: Info): Promise<Response> {
+async function send(request: Request, selected: Representation, services: Services): Promise<Response> {
   const { responses } = services;
   const { full, size, isOnDisk } = selected;
   const part = selectPart(request, selected);
   if (part === 304) return (selected.notModified ??= notModified(full, responses)).clone();
   if (part === 412) return responses.fail(request, 412);
   if (part === 416) return responses.fail(request, 416, { "content-range": `bytes */${size}` });
-  if (isOnDisk) return await sendFromDisk(request, selected, services, info);
+  if (isOnDisk) return await sendFromDisk(request, selected, services);
   if (part === undefined) return full.clone();
   return partial(selected, part, (await full.clone().bytes()).subarray(part.start, part.end + 1));
 }
@@ -1460,12 +1456,12 @@ async function asNotFound(page: Representation): Promise<Representation> {
 }
 
 /** Builds the response with a body on the disk, or a range of it. */
-async function sendFromDisk(request: Request, selected: Representation, services: Services, info?: Info) {
+async function sendFromDisk(request: Request, selected: Representation, services: Services) {
   const { files, encodings } = services;
   const entry = selected.entry!;
   if (request.method === "HEAD") return new Response(new Blob().stream(), selected.full);
   // If the file grows, HTTP/1 under Deno.serve cuts the body to Content-Length. HTTP/2 (no Host header) fails instead.
-  const mustCut = info === undefined || request.url.startsWith("https:") || !request.headers.has("host");
+  const mustCut = request.url.startsWith("https:") || !request.headers.has("host");
   const build = (representation: Representation, body: ReadableStream<Bytes>, part?: ByteRange) => {
     const { full, size, isStreamed } = representation;
     if (isStreamed) return new Response(encodings.stream(body, size), full);
@@ -1480,7 +1476,7 @@ async function sendFromDisk(request: Request, selected: Representation, services
   const part = selectPart(request, newest); // again, because the file may have changed since it was looked up
   if (typeof part === "number") {
     file.close();
-    return await send(request, newest, services, info);
+    return await send(request, newest, services);
   }
   file.seekSync(part?.start ?? 0, Deno.SeekMode.Start);
   return build(newest, file.readable, part);
@@ -1560,12 +1556,12 @@ function writeLater(output: { write(bytes: Uint8Array): Promise<number> }, line:
 }
 
 /** What the log needs beside a request and its response; `end` is when the response was ready. */
-type LogContext = { info?: Info; target: Target; start: number; end: number; format: Options["logFormat"] };
+type LogContext = { target: Target; start: number; end: number; format: Options["logFormat"] };
 
 /** Formats a line of the log. */
 function logLine(request: Request, { status, headers }: Response, context: LogContext): string {
-  const { info, target, start, end, format } = context;
-  const address = clientOf(info).replace(/^::ffff:(?=.*\.)/, ""); // an IPv4-mapped address (RFC 4291, 2.5.5.2)
+  const { target, start, end, format } = context;
+  const address = target.client.replace(/^::ffff:(?=.*\.)/, ""); // an IPv4-mapped address (RFC 4291, 2.5.5.2)
   const length = request.method !== "HEAD" && headers.get("content-length") || "-";
   const [host] = target.foreignHosts; // valid, or the status is 400
   const what = `${request.method} ${status === 403 && host !== undefined ? `//${host}` : ""}${target.logged}`;
