@@ -764,7 +764,7 @@ interface Representation {
 }
 
 /** What a representation is made from; without `bytes`, the body is on the disk. */
-type Source = { headers: Headers; entry?: Entry; encoding?: Encoding; bytes?: Bytes };
+type Source = { type: string; entry?: Entry; encoding?: Encoding; bytes?: Bytes };
 
 /** Yields to the event loop regularly, because compression blocks this thread. */
 class Pacer {
@@ -821,8 +821,8 @@ class Encodings {
 
   /** Makes the representation of a large file again, for a newer version of the file. */
   async update({ full, encoding, isStreamed }: Representation, entry: Entry): Promise<Representation> {
-    const headers = new Headers({ "content-type": full.headers.get("content-type")! });
-    const plain = this.describe({ headers, entry, encoding: isStreamed ? "identity" : encoding });
+    const type = full.headers.get("content-type")!;
+    const plain = this.describe({ type, entry, encoding: isStreamed ? "identity" : encoding });
     const newer = isStreamed ? await this.#compress(plain, encoding) : plain;
     return full.status === 404 ? await asNotFound(newer) : newer;
   }
@@ -844,15 +844,15 @@ class Encodings {
   /** Makes the representation of a file. A precompressed file has an encoding, and the type of its original. */
   async #load(known: Entry, encoding?: Encoding, originalType?: string): Promise<Representation> {
     const { entry, bytes } = this.files.readNow(known) ?? await this.files.read(known);
-    const headers = new Headers({ "content-type": originalType ?? await this.files.typeOf(entry, bytes) });
-    return this.describe({ headers, entry, encoding, bytes: bytes.length < entry.size ? undefined : bytes });
+    const type = originalType ?? await this.files.typeOf(entry, bytes);
+    return this.describe({ type, entry, encoding, bytes: bytes.length < entry.size ? undefined : bytes });
   }
 
   /** Makes the representation of a file or of generated content; without `bytes`, the body is on the disk. */
-  describe({ headers, entry, bytes, encoding = "identity" }: Source): Representation {
-    const type = headers.get("content-type")!;
+  describe({ type, entry, bytes, encoding = "identity" }: Source): Representation {
     const size = entry?.size ?? bytes!.length;
-    headers.set("content-length", `${size}`);
+    const headers = new Headers({ "content-type": type, "content-length": `${size}` });
+    if (entry === undefined) headers.set("vary", "Accept"); // a listing may be a page or JSON
     const isEncodable = COMPRESSIBLE.test(type) && this.isEncodable(type);
     if (isEncodable) headers.append("vary", "Accept-Encoding");
     if (encoding !== "identity") headers.set("content-encoding", encoding);
@@ -1042,8 +1042,7 @@ class Listings {
     const id = `${strongTag(bytes)} ${acceptedEncodings(request.headers.get("accept-encoding") ?? "")}`;
     if (this.#last?.id === id) return this.#last.representation;
     const type = `${isJson ? "application/json" : "text/html"}; charset=UTF-8`;
-    const headers = new Headers({ "content-type": type, "vary": "Accept" });
-    const representation = await this.encodings.encode(this.encodings.describe({ headers, bytes }), request.headers);
+    const representation = await this.encodings.encode(this.encodings.describe({ type, bytes }), request.headers);
     this.#last = { id, representation };
     return representation;
   }
