@@ -435,10 +435,12 @@ class Files {
     const realRoot = Deno.realPathSync(this.root) as DiskPath;
     if (realRoot !== this.root) checkPermission(realRoot);
     const realPath = Deno.realPathSync(realRoot + path) as DiskPath;
-    const isOutside = !isInside(realRoot, realPath);
-    if (isOutside && !this.options.symlinks) return undefined;
-    if (isOutside) checkPermission(realPath);
-    return this.options.dotfiles || !isAlias(path, realPath, realRoot) ? realPath : undefined;
+    const pathInRoot = toUrlPath(realPath, realRoot);
+    if (pathInRoot === undefined) {
+      if (!this.options.symlinks) return undefined;
+      checkPermission(realPath);
+    }
+    return this.options.dotfiles || !isAlias(path, pathInRoot, realRoot) ? realPath : undefined;
   }
 
   #describe(path: UrlPath, realPath: DiskPath, info: Deno.FileInfo): Entry {
@@ -628,17 +630,12 @@ function isEmbedded(root: string): boolean {
   return Deno.build.standalone && root === DEFAULTS.root;
 }
 
-/** Reports whether a real path is the folder or inside it; the separator keeps `/www-private` out of `/www`. */
-function isInside(folder: string, path: string): boolean {
-  return path === folder || path.startsWith(folder.endsWith(SEPARATOR) ? folder : folder + SEPARATOR);
-}
-
 /**
  * Reports whether a path leads through a dotfile under another name, as `GIT~1` does on Windows and on FAT. The target
  * of a link may be hidden: whoever made the link chose to serve it.
  */
-function isAlias(path: UrlPath, realPath: DiskPath, realRoot: DiskPath): boolean {
-  if (!/~\d/.test(path) && toUrlPath(realPath, realRoot) === path) return false;
+function isAlias(path: UrlPath, pathInRoot: UrlPath | undefined, realRoot: DiskPath): boolean {
+  if (!/~\d/.test(path) && pathInRoot === path) return false;
   const names = path.split("/").slice(1);
   return names.some((name, index) => {
     const folder = `${realRoot}/${names.slice(0, index).join("/")}`;
@@ -650,9 +647,11 @@ function isAlias(path: UrlPath, realPath: DiskPath, realRoot: DiskPath): boolean
   });
 }
 
-/** Returns the URL path of a file relative to a folder. */
-function toUrlPath(file: DiskPath, folder: DiskPath): UrlPath {
-  return normalize(`/${file.slice(folder.length).replaceAll(SEPARATOR, "/")}`) as UrlPath;
+/** Returns the URL path of a file in a folder, or undefined if it is outside. Both are real paths. */
+function toUrlPath(file: DiskPath, folder: DiskPath): UrlPath | undefined {
+  const start = folder.endsWith(SEPARATOR) ? folder : folder + SEPARATOR; // `/www-private` is not in `/www`
+  if (file !== folder && !file.startsWith(start)) return undefined;
+  return `/${file.slice(start.length).replaceAll(SEPARATOR, "/")}` as UrlPath;
 }
 
 /** Returns the metadata that changes if a file or folder changes, as one string. */
@@ -2256,9 +2255,8 @@ function readPem(flag: string, file: string, { dotfiles }: Command, root: string
     checkUsage(statusOf(error) !== 404, `${flag}: no such file: ${file}`);
     throw new Error(`${flag}: ${errorMessage(error)}`);
   }
-  const realRoot = Deno.realPathSync(root) as DiskPath;
-  const path = Deno.realPathSync(file) as DiskPath;
-  const isServed = isInside(realRoot, path) && (dotfiles || !isHidden(toUrlPath(path, realRoot)));
+  const path = toUrlPath(Deno.realPathSync(file) as DiskPath, Deno.realPathSync(root) as DiskPath);
+  const isServed = path !== undefined && (dotfiles || !isHidden(path));
   const isSecret = isServed && pem.includes("PRIVATE KEY");
   checkUsage(!isSecret, `every client could download the key ${file}; move it out of the served folder`);
   return pem;
