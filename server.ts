@@ -332,11 +332,6 @@ function append(path: UrlPath, suffix: string): UrlPath {
   return path + suffix as UrlPath;
 }
 
-/** Returns the folder that contains a file or a folder, with a trailing slash; undefined for the root. */
-function parentOf(path: UrlPath): UrlPath | undefined {
-  return path === "/" ? undefined : path.slice(0, path.lastIndexOf("/", path.length - 2) + 1) as UrlPath;
-}
-
 // Files -------------------------------------------------------------------------------------------------------------
 
 type Bytes = Uint8Array<ArrayBuffer>;
@@ -1371,9 +1366,8 @@ class Responses {
   /** Returns a link to the folder that contains the target of a request, or to the base if the target is outside it. */
   #linkToParent(request: Request): string {
     const { path } = parseTarget(request, this.options.base);
-    const parent = path === undefined ? "/" : parentOf(path);
-    if (parent === undefined) return "";
-    const folder = this.options.base + parent;
+    if (path === "/") return "";
+    const folder = this.options.base + normalize(`${path ?? ""}/../`);
     return `<p>Go to the folder <a href="${escapeHtml(encodePath(folder))}">${nameHtml(folder)}</a></p>\n`;
   }
 
