@@ -2258,8 +2258,9 @@ function readPem(flag: string, file: string, { dotfiles }: Command, root: string
 
 /** Listens on the named port, or on the first free one from the default on. */
 function listen({ host: named, port, cert, key }: Command, handler: Deno.ServeHandler, pair?: Deno.TlsCertifiedKeyPem) {
-  // Without the permission for all addresses, Deno would ask the user for each.
-  const mayProbe = named === undefined && Deno.permissions.querySync({ name: "net" }).state === "granted";
+  // Without the permission for all addresses, Deno would ask the user for each, or refuse some of them.
+  const { state, partial } = Deno.permissions.querySync({ name: "net" });
+  const mayProbe = named === undefined && state === "granted" && !partial;
   const host = named ?? (mayProbe ? everyInterface() : "0.0.0.0");
   const first = port ?? DEFAULT_PORT;
   const last = port ?? DEFAULT_PORT + PORT_TRIES;

@@ -5561,6 +5561,15 @@ Deno.test({
   },
 });
 
+Deno.test("main() listens on IPv4 if it may not use some other addresses", async (t) => {
+  await using site = await Site.lay({ "a.txt": "a" });
+  await eachAtOnce(t, ["[::]", "127.0.0.1"], (address) => address, async (address) => {
+    const permissions = ["--allow-net", `--deny-net=${address}`, "--allow-read"];
+    await using server = await Served.start(["--port", "0", "--quiet", site.root], { permissions });
+    assertEquals(await (await fetch(`${server.url}a.txt`)).text(), "a");
+  });
+});
+
 /** Makes a folder available at another path, by a link if this machine has links. */
 function linkOrCopy(folder: string, target: string): void {
   if (HAS_LINKS) return link(folder, target);
