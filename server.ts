@@ -199,9 +199,11 @@ export function createHandler(options: Partial<Options> = {}): Handler {
   async function select(request: Request, path: UrlPath, query: string): Promise<Representation | Response> {
     const isFolderPath = path.endsWith("/");
     const index = append(path, isFolderPath ? INDEX : `/${INDEX}`);
-    const file = isFolderPath ? findFile(index) : findFile(path, append(path, ".html"));
-    if (file !== undefined) return await encodings.select(file, request.headers);
-    const entry = look(path);
+    const found = look(isFolderPath ? index : path);
+    if (found?.isFile) return await encodings.select(found, request.headers);
+    const page = isFolderPath ? undefined : findFile(append(path, ".html"));
+    if (page !== undefined) return await encodings.select(page, request.headers);
+    const entry = isFolderPath ? look(path) : found;
     if (entry?.isFile) return responses.redirect(entry.path, query); // a file has no trailing slash
     const folders = files.foldersAbove(isFolderPath ? index : path); // throws if one may not be entered
 

@@ -440,6 +440,23 @@ Deno.test("handler() redirects to the canonical URL of a file or folder, without
   assertEquals(headers.get("location"), "/sub/?%C3%A9%C2%80");
 });
 
+Deno.test("handler() never redirects to the same URL, even if a file is created meanwhile", async () => {
+  await using site = await Site.lay({ "a.txt": "a" });
+  const fs = process.getBuiltinModule("node:fs");
+  const { existsSync } = fs;
+  let isFirst = true;
+  try {
+    fs.existsSync = (path) => {
+      if (!isFirst || basename(`${path}`) !== "a.txt") return existsSync(path);
+      isFirst = false; // a program deletes the file before it writes a new one
+      return false;
+    };
+    assertEquals((await get(handlerFor({ root: site.root }), "/a.txt")).status, 404);
+  } finally {
+    fs.existsSync = existsSync;
+  }
+});
+
 Deno.test("handler() serves a page at its clean URL and at its full URL", async () => {
   await using site = await Site.lay({ "about.html": "about", "both.html": "page", "both/index.html": "folder" });
   const handler = handlerFor({ root: site.root });
