@@ -1768,7 +1768,10 @@ class LiveReload {
 
   /** Sweeps, for at most SWEEP_WAIT, and returns the version for a page that is about to be read. */
   async pageVersion(): Promise<string> {
-    await Promise.race([this.#sweep(), delay(SWEEP_WAIT)]);
+    const limit = Promise.withResolvers<void>();
+    const timer = setTimeout(limit.resolve, SWEEP_WAIT);
+    await Promise.race([this.#sweep(), limit.promise]);
+    clearTimeout(timer);
     return this.#version;
   }
 
