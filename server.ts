@@ -379,7 +379,7 @@ class Files {
   readonly root: DiskPath;
   #entries = new Map<UrlPath, Entry>(); // the entry used last comes last
   #size = 0; // bytes of the entries and their representations
-  #types = new Map<string, string | null>(); // registered for each extension; null if there is none
+  #types = new Map<string, string | null>(); // the registered type of each extension, or null
 
   /** Throws NotFound if the root does not exist. */
   constructor(private readonly options: Pick<Options, "root" | "dotfiles" | "symlinks" | "now" | "limits">) {
@@ -1871,7 +1871,7 @@ class LiveReload {
     }
   }
 
-  /** Returns what a page can see of a file or folder. The bytes of large files are not compared. */
+  /** Returns the bytes of a file, the times and size of a large one, or the names in a folder that may be listed. */
   #read(path: UrlPath, entry: Entry): Bytes | string {
     const { files } = this.services;
     const { listing, spa, limits } = this.options;
@@ -1879,7 +1879,7 @@ class LiveReload {
     return files.readNow(entry, limits.readSize)?.bytes ?? `${entry.size} ${entry.mtime} ${entry.ctime}`;
   }
 
-  /** Tells each page what has changed since its version. A page without a list of stylesheets to swap reloads. */
+  /** Sends each page the changes since its version. A page that gets no list of stylesheets to swap reloads. */
   #announce(): void {
     const version = this.#version;
     const pages = Map.groupBy(this.#listeners, ([, version]) => version);
